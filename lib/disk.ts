@@ -1,0 +1,110 @@
+/**
+ * What a disk image is to everybody who uses one: the {@linkcode Disk} interface, and the {@linkcode Extent}s it is made of.
+ *
+ * @module
+ */
+
+/**
+ * What a stretch of a disk consists of.
+ *
+ * - `data`: bytes stand in the host file, uncompressed.
+ * - `zero`: reads as zeroes, and the image says so itself.
+ * - `unallocated`: this image holds nothing here; reads as the backing disk does, or as zeroes without one.
+ * - `compressed`: bytes stand in the host file as compressed clusters.
+ */
+export type ExtentKind = "data" | "zero" | "unallocated" | "compressed";
+
+/** A stretch of a disk of one kind, as long as it could be made. */
+export interface Extent {
+  /** Where it begins on the disk, in bytes. */
+  readonly offset: number;
+  /** How long it is, in bytes, at least 1. */
+  readonly length: number;
+  /** What it consists of. */
+  readonly kind: ExtentKind;
+  /**
+   * Where its first byte stands in the host file, in bytes: for `data`, and for `zero` where clusters are kept in place
+   * (preallocated zero clusters). The whole extent is contiguous there.
+   */
+  readonly hostOffset?: number;
+  /** How many backing files below the image it stands in; 0 is the image itself. */
+  readonly depth: number;
+}
+
+/** How {@linkcode Disk.writeZeroesAt} may do its work. */
+export interface WriteZeroesOptions {
+  /**
+   * Whether space in the host file may be given back, as `qemu-io write -z -u` does.
+   *
+   * @default {false}
+   */
+  readonly unmap?: boolean;
+}
+
+/**
+ * A disk of fixed size, read and written at byte offsets. Synchronous: on return the work is done, and only `flush()` makes
+ * it durable.
+ *
+ * @example Usage
+ * ```ts
+ * import { type Disk, Qcow2File } from "@disk/qcow2";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = await Deno.makeTempFile({ suffix: ".qcow2" });
+ * using disk: Disk = Qcow2File.create(path, { size: 1 << 20 });
+ * disk.writeAt(4096, new TextEncoder().encode("hello"));
+ * const bytes = new Uint8Array(5);
+ * disk.readAt(4096, bytes);
+ * assertEquals(new TextDecoder().decode(bytes), "hello");
+ * disk.close();
+ * Deno.removeSync(path);
+ * ```
+ */
+export interface Disk extends Disposable {
+  /** The virtual size in bytes. */
+  readonly size: number;
+  /** The granularity in bytes in which the image allocates: a cluster, or a block of the host's file system. */
+  readonly allocationSize: number;
+  /**
+   * Fills a buffer from the disk: the whole buffer or an error, never short.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param into What to fill.
+   */
+  readAt(offset: number, into: Uint8Array): void;
+  /**
+   * Writes all bytes of a buffer to the disk.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param data What to write.
+   */
+  writeAt(offset: number, data: Uint8Array): void;
+  /**
+   * Makes a range read as zeroes, without writing them where the image can say so otherwise.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   * @param options Whether space may be given back.
+   */
+  writeZeroesAt(offset: number, length: number, options?: WriteZeroesOptions): void;
+  /**
+   * Says that a range's content is of no interest any more. Whole clusters are given back; parts of clusters keep their
+   * content. Use `writeZeroesAt` where zeroes are needed.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   */
+  discardAt(offset: number, length: number): void;
+  /**
+   * The stretches that a range consists of, in order, without gaps, each as long as it can be.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   * @returns The extents; they cover the range exactly.
+   */
+  extents(offset: number, length: number): Iterable<Extent>;
+  /** Makes everything that was written before durable: on return it stands on stable storage. */
+  flush(): void;
+  /** Flushes and gives the host file back. Closing twice is fine. */
+  close(): void;
+}

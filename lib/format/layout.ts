@@ -1,0 +1,204 @@
+/**
+ * Where everything stands in a fresh, empty image.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import { COMPATIBLE, encodeFeatureNames, FEATURE_NAMES, INCOMPATIBLE } from "./feature_bits.ts";
+import { type Geometry, geometryOf, l1EntryCountFor } from "./geometry.ts";
+import { EXTENSION, type HeaderExtension } from "./header_extensions.ts";
+import { type CompressionType, encodeHeader, type Header, HEADER_LENGTH_V3, MIN_HEADER_LENGTH_V3 } from "./header.ts";
+import { MAX_L1_TABLE_LENGTH } from "./limits.ts";
+import { setRefcount } from "./refcount_entries.ts";
+import { viewOf, writeUint64 } from "./uint64.ts";
+
+/** What a fresh image shall be like. */
+export interface LayoutOptions {
+  /** Virtual size in bytes, rounded up to a multiple of 512. */
+  readonly size: number;
+  /**
+   * Format version; 2 is what QEMU calls `compat=0.10`, 3 `compat=1.1`.
+   *
+   * @default {3}
+   */
+  readonly version?: 2 | 3;
+  /**
+   * Cluster size in bytes, a power of two from 512 to 2 MiB.
+   *
+   * @default {65536}
+   */
+  readonly clusterSize?: number;
+  /**
+   * Refcount width in bits: 1, 2, 4, 8, 16, 32 or 64; version 2 knows 16 only.
+   *
+   * @default {16}
+   */
+  readonly refcountBits?: number;
+  /**
+   * Whether writers may delay refcounts; version 3 only.
+   *
+   * @default {false}
+   */
+  readonly lazyRefcounts?: boolean;
+  /**
+   * How compressed clusters will be compressed; version 2 knows zlib only.
+   *
+   * @default {"zlib"}
+   */
+  readonly compressionType?: CompressionType;
+}
+
+/** A fresh image: the header, and the bytes of its few clusters. Between and behind them everything is zero. */
+export interface Layout {
+  /** The header. */
+  readonly header: Header;
+  /** The geometry. */
+  readonly geometry: Geometry;
+  /** Content of the first cluster, from offset 0 on. */
+  readonly headerCluster: Uint8Array<ArrayBuffer>;
+  /** Content of the refcount table, from `header.refcountTableOffset` on. */
+  readonly refcountTable: Uint8Array<ArrayBuffer>;
+  /** Content of all refcount blocks, which stand in a row. */
+  readonly refcountBlocks: Uint8Array<ArrayBuffer>;
+  /** Host offset of the first refcount block in bytes. */
+  readonly refcountBlocksOffset: number;
+  /** Length of the file in bytes: where the L1 table ends. */
+  readonly fileSize: number;
+}
+
+const SECTOR_SIZE = 512;
+/** Small clusters leave the room behind the header to what must stand there; QEMU writes the names from here on too. */
+const MIN_CLUSTER_SIZE_FOR_NAMES = 8192;
+
+/**
+ * Plans a fresh image in the order header, refcount table, refcount blocks, L1 table, as QEMU writes it. Its refcounts
+ * describe themselves.
+ *
+ * @param options What the image shall be like.
+ * @returns The header and the content of its clusters.
+ * @throws {Qcow2Error} With code `invalid-argument` where options contradict each other or the format.
+ *
+ * @example Usage
+ * ```ts
+ * import { createLayout } from "@disk/qcow2/format";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const layout = createLayout({ size: 1024 ** 3 });
+ * assertEquals(layout.header.l1TableOffset, 0x30000);
+ * assertEquals(layout.fileSize, 196624);
+ * ```
+ */
+export function createLayout(options: LayoutOptions): Layout {
+  const { version = 3, clusterSize = 65536, refcountBits = 16, lazyRefcounts = false, compressionType = "zlib" } =
+    options;
+  if (version !== 2 && version !== 3) throw argument(`Unsupported version ${version}, expected 2 or 3`);
+  if (version === 2 && refcountBits !== 16) {
+    throw argument(
+      "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version 3 or greater)",
+    );
+  }
+  if (version === 2 && lazyRefcounts) {
+    throw argument("Lazy refcounts only supported with compatibility level 1.1 and above (use version 3 or greater)");
+  }
+  if (version === 2 && compressionType !== "zlib") {
+    throw argument(
+      "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version 3 or greater)",
+    );
+  }
+  const geometry = geometryFor(clusterSize, refcountBits);
+  if (!Number.isSafeInteger(options.size) || options.size < 0) {
+    throw argument(`Virtual size is ${options.size}, expected a whole number of bytes from 0 to 2^53 - 1`);
+  }
+  const size = Math.ceil(options.size / SECTOR_SIZE) * SECTOR_SIZE;
+  const l1EntryCount = l1EntryCountFor(geometry, size);
+  if (!Number.isSafeInteger(size) || l1EntryCount * 8 > MAX_L1_TABLE_LENGTH) {
+    const limit = geometry.l2TableSpan * MAX_L1_TABLE_LENGTH / 8;
+    throw argument(
+      `The image size is too large for file format 'qcow2' with clusters of ${clusterSize} bytes: found ${options.size}, ` +
+        `expected at most ${limit}`,
+    );
+  }
+
+  const l1ClusterCount = Math.ceil(l1EntryCount * 8 / clusterSize);
+  const { tableClusterCount, blockCount, clusterCount } = refcountClusters(geometry, 1 + l1ClusterCount);
+  const refcountBlocksOffset = (1 + tableClusterCount) * clusterSize;
+  const refcountTable = new Uint8Array(tableClusterCount * clusterSize);
+  for (let index = 0; index < blockCount; index++) {
+    writeUint64(viewOf(refcountTable), index * 8, refcountBlocksOffset + index * clusterSize);
+  }
+  const refcountBlocks = new Uint8Array(blockCount * clusterSize);
+  const blocksView = viewOf(refcountBlocks);
+  for (let cluster = 0; cluster < clusterCount; cluster++) setRefcount(blocksView, cluster, geometry.refcountOrder, 1);
+
+  const l1TableOffset = refcountBlocksOffset + blockCount * clusterSize;
+  const header: Header = {
+    version,
+    clusterBits: geometry.clusterBits,
+    size,
+    encryption: "none",
+    l1EntryCount,
+    l1TableOffset,
+    refcountTableOffset: clusterSize,
+    refcountTableClusterCount: tableClusterCount,
+    snapshotCount: 0,
+    snapshotTableOffset: 0,
+    incompatibleFeatures: compressionType === "zlib" ? 0n : INCOMPATIBLE.compressionType,
+    compatibleFeatures: lazyRefcounts ? COMPATIBLE.lazyRefcounts : 0n,
+    autoclearFeatures: 0n,
+    refcountOrder: geometry.refcountOrder,
+    compressionType,
+    unknownFields: version === 2 ? new Uint8Array() : new Uint8Array(HEADER_LENGTH_V3 - MIN_HEADER_LENGTH_V3 - 1),
+    extensions: version === 2 || clusterSize < MIN_CLUSTER_SIZE_FOR_NAMES ? [] : [featureNameTable()],
+    backingFile: undefined,
+  };
+  return {
+    header,
+    geometry,
+    headerCluster: encodeHeader(header),
+    refcountTable,
+    refcountBlocks,
+    refcountBlocksOffset,
+    fileSize: l1TableOffset + l1EntryCount * 8,
+  };
+}
+
+/** The extension that names the feature bits. */
+function featureNameTable(): HeaderExtension {
+  return { type: EXTENSION.featureNames, data: encodeFeatureNames(FEATURE_NAMES) };
+}
+
+function geometryFor(clusterSize: number, refcountBits: number): Geometry {
+  const clusterBits = Math.log2(clusterSize);
+  if (!Number.isInteger(clusterBits) || clusterBits < 9 || clusterBits > 21) {
+    throw argument(`Cluster size must be a power of two between 512 and 2048k, found ${clusterSize}`);
+  }
+  const refcountOrder = Math.log2(refcountBits);
+  if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > 6) {
+    throw argument(`Refcount width must be a power of two and may not exceed 64 bits, found ${refcountBits}`);
+  }
+  return geometryOf({ clusterBits, refcountOrder });
+}
+
+/** How many clusters the refcounts of an image take so that they describe themselves and the given number of others. */
+function refcountClusters(
+  geometry: Geometry,
+  otherClusterCount: number,
+): { tableClusterCount: number; blockCount: number; clusterCount: number } {
+  let tableClusterCount = 1;
+  let blockCount = 1;
+  for (;;) {
+    const clusterCount = otherClusterCount + tableClusterCount + blockCount;
+    const neededBlocks = Math.ceil(clusterCount / geometry.refcountBlockEntryCount);
+    const neededTable = Math.ceil(neededBlocks * 8 / geometry.clusterSize);
+    if (neededBlocks === blockCount && neededTable === tableClusterCount) {
+      return { tableClusterCount, blockCount, clusterCount };
+    }
+    blockCount = Math.max(blockCount, neededBlocks);
+    tableClusterCount = Math.max(tableClusterCount, neededTable);
+  }
+}
+
+function argument(message: string): Qcow2Error {
+  return new Qcow2Error("invalid-argument", message);
+}

@@ -1,0 +1,310 @@
+/**
+ * Reads and writes of the guest's bytes: how a range of the disk becomes the fewest calls to the host.
+ *
+ * @module
+ */
+
+import type { Extent, ExtentKind } from "../disk.ts";
+import { hex, Qcow2Error } from "../errors.ts";
+import { alignDown, alignUp } from "../format/geometry.ts";
+import type { ImageMetadata } from "../metadata/image_metadata.ts";
+import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
+import type { ClusterRun } from "../metadata/refcounts.ts";
+
+/** The most zeroes that are written at once, in bytes. */
+const ZEROES_LENGTH = 1024 * 1024;
+/** How many clusters may wait to be freed before a flush frees them, so that memory stays bounded. */
+const MAX_PENDING_FREES = 65536;
+
+const EXTENT_KINDS: Readonly<Record<ClusterKind, ExtentKind>> = {
+  [ClusterKind.unallocated]: "unallocated",
+  [ClusterKind.zero]: "zero",
+  [ClusterKind.zeroAllocated]: "zero",
+  [ClusterKind.data]: "data",
+  [ClusterKind.compressed]: "compressed",
+};
+
+/** Static zeroes, shared by everybody. */
+const zeroes = new Uint8Array(ZEROES_LENGTH);
+
+/** Moves the guest's bytes between buffers and host clusters. The caller has checked ranges and permissions. */
+export class GuestIo {
+  readonly #metadata: ImageMetadata;
+  readonly #run = new MappedRun();
+  /** One cluster, for the head and tail around a partial write. */
+  #clusterBuffer: Uint8Array<ArrayBuffer> | undefined;
+
+  /** @param metadata The image's metadata. */
+  constructor(metadata: ImageMetadata) {
+    this.#metadata = metadata;
+  }
+
+  /**
+   * Fills a buffer from the disk.
+   *
+   * @param offset Guest offset in bytes.
+   * @param into What to fill.
+   */
+  read(offset: number, into: Uint8Array): void {
+    const run = this.#run;
+    const { mapping } = this.#metadata;
+    for (let done = 0; done < into.length;) {
+      mapping.find(offset + done, into.length - done, run);
+      const part = run.length === into.length ? into : into.subarray(done, done + run.length);
+      if (run.kind === ClusterKind.data) this.#readHost(run.hostOffset, part);
+      else if (run.kind === ClusterKind.compressed) throw this.#compressed(offset + done);
+      else part.fill(0);
+      done += run.length;
+    }
+  }
+
+  /**
+   * Writes bytes to the disk: in place where a cluster is the disk's own, otherwise into fresh clusters.
+   *
+   * @param offset Guest offset in bytes.
+   * @param data What to write.
+   */
+  write(offset: number, data: Uint8Array): void {
+    const run = this.#run;
+    const { mapping } = this.#metadata;
+    for (let done = 0; done < data.length;) {
+      mapping.find(offset + done, data.length - done, run);
+      if (run.kind === ClusterKind.compressed) throw this.#compressed(offset + done);
+      if (run.kind === ClusterKind.data && run.copied) {
+        const part = run.length === data.length ? data : data.subarray(done, done + run.length);
+        this.#writeHost(run.hostOffset, part);
+        done += run.length;
+      } else {
+        done += this.#writeFresh(offset + done, data.subarray(done, done + run.length), run);
+      }
+    }
+  }
+
+  /**
+   * Makes a range read as zeroes.
+   *
+   * @param offset Guest offset in bytes.
+   * @param length Length in bytes.
+   * @param unmap Whether host clusters may be given back.
+   */
+  writeZeroes(offset: number, length: number, unmap: boolean): void {
+    const { clusterSize } = this.#metadata.geometry;
+    const end = offset + length;
+    const firstWhole = alignUp(offset, clusterSize);
+    const lastWhole = end === this.#metadata.diskSize ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
+    if (firstWhole >= lastWhole) {
+      this.#zeroBytes(offset, end);
+      return;
+    }
+    this.#zeroBytes(offset, firstWhole);
+    this.#zeroClusters(firstWhole, lastWhole, unmap);
+    if (lastWhole < end) this.#zeroBytes(lastWhole, end);
+  }
+
+  /**
+   * Gives the whole clusters of a range back.
+   *
+   * @param offset Guest offset in bytes.
+   * @param length Length in bytes.
+   */
+  discard(offset: number, length: number): void {
+    const { clusterSize } = this.#metadata.geometry;
+    const end = offset + length;
+    const first = alignUp(offset, clusterSize);
+    const last = end === this.#metadata.diskSize ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
+    const zeroFlag = this.#metadata.header.version >= 3;
+    this.#eachRun(first, last, (run, position) => {
+      if (run.kind === ClusterKind.unallocated || run.kind === ClusterKind.zero) return;
+      this.#eachSlice(position, run.length, (at, count) => {
+        const slice = this.#metadata.mapping.prepareSlice(at);
+        this.#metadata.mapping.unlink(slice, at, count, zeroFlag);
+      });
+    });
+  }
+
+  /**
+   * The stretches of a range.
+   *
+   * @param offset Guest offset in bytes.
+   * @param length Length in bytes.
+   * @returns The extents, each as long as it can be.
+   */
+  *extents(offset: number, length: number): Generator<Extent> {
+    const run = new MappedRun();
+    const end = offset + length;
+    let open: Extent | undefined;
+    for (let position = offset; position < end; position += run.length) {
+      this.#metadata.mapping.find(position, end - position, run);
+      const next = extentOf(position, run);
+      if (open !== undefined && continues(open, next)) {
+        open = { ...open, length: open.length + next.length };
+        continue;
+      }
+      if (open !== undefined) yield open;
+      open = next;
+    }
+    if (open !== undefined) yield open;
+  }
+
+  #readHost(hostOffset: number, into: Uint8Array): void {
+    const length = this.#metadata.file.file.readAt(hostOffset, into);
+    if (length < into.length) into.fill(0, length);
+  }
+
+  #writeHost(hostOffset: number, data: Uint8Array): void {
+    this.#metadata.assertNoMetadata("guest data", hostOffset, data.length);
+    this.#metadata.file.writeAt(hostOffset, data);
+  }
+
+  /**
+   * Writes into clusters that the guest does not have yet, as many as lie in a row on the host, and returns how many bytes
+   * that took. A cluster that is kept in reserve is used where it is.
+   */
+  #writeFresh(offset: number, data: Uint8Array, run: MappedRun): number {
+    const { geometry, mapping, allocator, file } = this.#metadata;
+    const { clusterSize } = geometry;
+    const { kind, copied, hostOffset } = run;
+    const head = offset % clusterSize;
+    const first = offset - head;
+    // The entries of one slice change together: it is in memory before anything is allocated, so linking cannot fail.
+    const sliceEnd = alignDown(first, mapping.sliceSpan) + mapping.sliceSpan;
+    const wanted = Math.min(sliceEnd - first, alignUp(head + data.length, clusterSize)) / clusterSize;
+    const slice = mapping.prepareSlice(first);
+    const reserved = kind === ClusterKind.zeroAllocated && copied;
+    const target: ClusterRun = reserved ? { offset: hostOffset - head, count: wanted } : allocator.allocateRun(wanted);
+    const written = Math.min(data.length, target.count * clusterSize - head);
+    const source = kind === ClusterKind.data ? hostOffset - head : undefined;
+    try {
+      if (reserved) this.#metadata.assertNoMetadata("guest data", target.offset, target.count * clusterSize);
+      this.#fillClusters(target, source, head, data.subarray(0, written));
+    } catch (error) {
+      if (!reserved && file.failure === undefined) allocator.release(target);
+      throw error;
+    }
+    mapping.link(slice, first, target.count, target.offset);
+    if (source !== undefined) this.#limitPendingFrees();
+    return written;
+  }
+
+  /**
+   * Writes data into fresh clusters with what belongs around it: the old cluster's bytes, or zeroes. Clusters behind the end
+   * of the file are zeroes without being written.
+   */
+  #fillClusters(target: ClusterRun, source: number | undefined, head: number, data: Uint8Array): void {
+    const { file, geometry } = this.#metadata;
+    const { clusterSize } = geometry;
+    const length = target.count * clusterSize;
+    const tail = length - head - data.length;
+    const stale = target.offset < file.file.size;
+    if ((head === 0 && tail === 0) || (source === undefined && !stale)) {
+      file.writeAt(target.offset + head, data);
+      return;
+    }
+    if (target.count === 1) {
+      const buffer = this.#clusterBuffer ??= new Uint8Array(clusterSize);
+      if (source === undefined) buffer.fill(0);
+      else this.#readHost(source, buffer);
+      buffer.set(data, head);
+      file.writeAt(target.offset, buffer);
+      return;
+    }
+    if (head > 0) this.#fillAround(target.offset, source, 0, head);
+    file.writeAt(target.offset + head, data);
+    if (tail > 0) this.#fillAround(target.offset, source, length - tail, tail);
+  }
+
+  #fillAround(target: number, source: number | undefined, position: number, length: number): void {
+    const { file, geometry } = this.#metadata;
+    const buffer = (this.#clusterBuffer ??= new Uint8Array(geometry.clusterSize)).subarray(0, length);
+    if (source === undefined) buffer.fill(0);
+    else this.#readHost(source + position, buffer);
+    file.writeAt(target + position, buffer);
+  }
+
+  /** Writes zeroes into a part of a cluster, unless it reads as zeroes anyway. */
+  #zeroBytes(offset: number, end: number): void {
+    const run = new MappedRun();
+    for (let position = offset; position < end;) {
+      this.#metadata.mapping.find(position, Math.min(end - position, ZEROES_LENGTH), run);
+      const { length } = run;
+      if (run.kind === ClusterKind.data) this.write(position, zeroes.subarray(0, length));
+      else if (run.kind === ClusterKind.compressed) throw this.#compressed(position);
+      position += length;
+    }
+  }
+
+  #zeroClusters(first: number, last: number, unmap: boolean): void {
+    const { header, mapping } = this.#metadata;
+    this.#eachRun(first, last, (run, position) => {
+      const { kind, copied, length } = run;
+      if (kind === ClusterKind.unallocated || kind === ClusterKind.zero) return;
+      if (kind === ClusterKind.zeroAllocated && !unmap) return;
+      if (header.version === 2 && !unmap) {
+        this.#zeroBytes(position, Math.min(position + length, this.#metadata.diskSize));
+        return;
+      }
+      this.#eachSlice(position, length, (at, count) => {
+        const slice = mapping.prepareSlice(at);
+        if (unmap || !copied) mapping.unlink(slice, at, count, header.version >= 3);
+        else mapping.setZeroFlag(slice, at, count);
+      });
+    });
+  }
+
+  /** Calls back for each run of a range of whole clusters; the range may reach beyond the end of the disk. */
+  #eachRun(first: number, last: number, visit: (run: MappedRun, position: number) => void): void {
+    const run = new MappedRun();
+    for (let position = first; position < last;) {
+      this.#metadata.mapping.find(position, last - position, run);
+      const { length } = run;
+      visit(run, position);
+      position += length;
+      this.#limitPendingFrees();
+    }
+  }
+
+  /** Cuts a range of whole clusters at the borders of L2 slices. */
+  #eachSlice(offset: number, length: number, visit: (offset: number, clusterCount: number) => void): void {
+    const { geometry, mapping } = this.#metadata;
+    const end = offset + length;
+    for (let position = offset; position < end;) {
+      const sliceEnd = Math.min(end, alignDown(position, mapping.sliceSpan) + mapping.sliceSpan);
+      visit(position, (sliceEnd - position) / geometry.clusterSize);
+      position = sliceEnd;
+    }
+  }
+
+  #limitPendingFrees(): void {
+    if (this.#metadata.allocator.pendingFreeCount >= MAX_PENDING_FREES) this.#metadata.flush();
+  }
+
+  #compressed(offset: number): Qcow2Error {
+    return new Qcow2Error(
+      "unsupported",
+      `Compressed clusters are not supported: found one at ${hex(offset)} of the disk`,
+      {
+        offset,
+        found: "a compressed cluster",
+        expected: "an uncompressed one",
+      },
+    );
+  }
+}
+
+function extentOf(offset: number, run: MappedRun): Extent {
+  const onHost = run.kind === ClusterKind.data || run.kind === ClusterKind.zeroAllocated;
+  return {
+    offset,
+    length: run.length,
+    kind: EXTENT_KINDS[run.kind],
+    depth: 0,
+    ...(onHost ? { hostOffset: run.hostOffset } : {}),
+  };
+}
+
+/** Whether one extent goes on where another ends, on the disk and on the host. */
+function continues(open: Extent, next: Extent): boolean {
+  if (open.kind !== next.kind) return false;
+  if (open.hostOffset === undefined || next.hostOffset === undefined) return open.hostOffset === next.hostOffset;
+  return open.hostOffset + open.length === next.hostOffset;
+}

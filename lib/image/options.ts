@@ -1,0 +1,51 @@
+/**
+ * What can be said when an image is opened or created.
+ *
+ * @module
+ */
+
+import type { LayoutOptions } from "../format/layout.ts";
+import type { Durability } from "../metadata/ordered_file.ts";
+
+export type { Durability };
+
+/** How an image is used, whether it is opened or created. */
+export interface ImageOptions {
+  /**
+   * How much `flush()` promises. `full` makes everything durable, in the order that a crash cannot hurt. `none` leaves that
+   * to the host until the image is closed: faster, for an image that is worth nothing before it is complete.
+   *
+   * @default {"full"}
+   */
+  readonly durability?: Durability;
+  /**
+   * The most bytes of L2 tables to keep in memory. By default all of them up to 32 MiB.
+   */
+  readonly cacheSize?: number;
+  /**
+   * Whether to lock the file, so that two programs do not write it at once.
+   *
+   * @default {true}
+   */
+  readonly lock?: boolean;
+}
+
+/** How {@linkcode Qcow2File.open} opens an image. */
+export interface OpenOptions extends ImageOptions {
+  /**
+   * Whether the image may be changed.
+   *
+   * @default {false}
+   */
+  readonly write?: boolean;
+}
+
+/** How {@linkcode Qcow2File.create} makes an image. */
+export interface CreateOptions extends ImageOptions, LayoutOptions {
+  /**
+   * Whether to refuse where the file exists already.
+   *
+   * @default {false}
+   */
+  readonly createNew?: boolean;
+}

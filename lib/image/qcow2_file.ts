@@ -1,0 +1,630 @@
+/**
+ * {@linkcode Qcow2File}: a qcow2 image as a disk.
+ *
+ * @module
+ */
+
+import type { Closer, ReaderSync, SeekerSync, WriterSync } from "@std/io/types";
+import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
+import { INCOMPATIBLE } from "../format/feature_bits.ts";
+import { hasDataFile, type Header } from "../format/header.ts";
+import { createLayout } from "../format/layout.ts";
+import type { Snapshot } from "../format/snapshot_table.ts";
+import { getRefcount } from "../format/refcount_entries.ts";
+import { viewOf } from "../format/uint64.ts";
+import { checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
+import { ImageMetadata } from "../metadata/image_metadata.ts";
+import { readSnapshotTable } from "../metadata/snapshots.ts";
+import type { BlockFile } from "../storage/block_file.ts";
+import { checkRange, seekTo } from "./cursor.ts";
+import { GuestIo } from "./guest_io.ts";
+import { acquireFile, createFile, type FileSource } from "./host_file.ts";
+import type { CreateOptions, OpenOptions } from "./options.ts";
+
+/** What an L2 entry or L1 entry points to, for inspection. */
+export interface TableEntry {
+  /** Host offset in bytes; 0 where there is none. For a compressed cluster the descriptor, not an offset. */
+  readonly hostOffset: number;
+  /** Whether the cluster's refcount is exactly one, as the entry says. */
+  readonly copied: boolean;
+  /** Whether the entry is a compressed cluster descriptor; never for L1 entries. */
+  readonly compressed: boolean;
+  /** Whether the entry reads as zeroes; never for L1 entries. */
+  readonly zero: boolean;
+}
+
+/**
+ * A qcow2 image, version 2 or 3, as a {@linkcode Disk}; also a `ReaderSync`, `WriterSync`, `SeekerSync` and `Closer`, so that
+ * it can stand where a `Deno.FsFile` stands.
+ *
+ * All calls are synchronous. What was written is durable after {@linkcode Qcow2File.flush} and after
+ * {@linkcode Qcow2File.close}. A crash in between leaves an image that `check` finds sound, and everything flushed intact.
+ *
+ * @example Usage
+ * ```ts
+ * import { Qcow2File } from "@disk/qcow2";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = await Deno.makeTempFile({ suffix: ".qcow2" });
+ * {
+ *   using disk = Qcow2File.create(path, { size: 10 * 1024 ** 3 });
+ *   disk.writeAt(1_000_000, new Uint8Array([1, 2, 3]));
+ * }
+ * using disk = Qcow2File.open(path);
+ * const bytes = new Uint8Array(3);
+ * disk.readAt(1_000_000, bytes);
+ * assertEquals([...bytes], [1, 2, 3]);
+ * disk.close();
+ * Deno.removeSync(path);
+ * ```
+ */
+export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Closer {
+  readonly #file: BlockFile;
+  readonly #metadata: ImageMetadata;
+  readonly #io: GuestIo;
+  readonly #write: boolean;
+  #cursor = 0;
+  #closed = false;
+
+  private constructor(file: BlockFile, options: OpenOptions) {
+    const { write = false, durability = "full", cacheSize } = options;
+    this.#file = file;
+    this.#write = write;
+    this.#metadata = ImageMetadata.open(file, { write, durability, cacheSize });
+    this.#io = new GuestIo(this.#metadata);
+    refuseWhatCannotBeRead(this.#metadata.header);
+    if (write) this.#prepareForWriting();
+  }
+
+  /**
+   * Opens an image. The cost does not depend on the image's size.
+   *
+   * Nothing but the named file is opened: an image with a backing file or an external data file is refused.
+   *
+   * @param source Path of the image, or a file that was opened (for reading and writing, to write); it is closed with the
+   * image.
+   * @param options How to open it.
+   * @returns The image.
+   * @throws {Qcow2Error} With code `not-found`, `permission-denied`, `locked` or `io` where the file cannot be had;
+   * `not-qcow2`, `unsupported-version`, `unknown-feature`, `unsupported`, `encrypted`, `backing-refused`,
+   * `data-file-refused`, `invalid-header`, `limit-exceeded` or `corrupt` where the image cannot be read; `marked-corrupt`
+   * where it shall be written and carries the corrupt bit.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * Qcow2File.create(path, { size: 4096 }).close();
+   * using disk = Qcow2File.open(path, { write: true });
+   * assertEquals(disk.size, 4096);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  static open(source: FileSource, options: OpenOptions = {}): Qcow2File {
+    const file = acquireFile(source, { write: options.write ?? false, lock: options.lock ?? true });
+    try {
+      return new Qcow2File(file, options);
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Creates an empty image and opens it for writing. A file that is there already is replaced, unless `createNew` is set or
+   * somebody has it open.
+   *
+   * @param target Path of the image, or an empty file that was opened for reading and writing.
+   * @param options Size and format.
+   * @returns The image.
+   * @throws {Qcow2Error} With code `invalid-argument` where the options contradict the format, `already-exists`,
+   * `permission-denied`, `locked`, `no-space` or `io` where the file cannot be written.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1024 ** 4, clusterSize: 2 * 1024 ** 2 });
+   * assertEquals(disk.header.clusterBits, 21);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  static create(target: FileSource, options: CreateOptions): Qcow2File {
+    // Everything that can be wrong with the options is found before the file is touched.
+    const layout = createLayout(options);
+    const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
+    try {
+      const { header } = layout;
+      file.truncate(layout.fileSize);
+      file.writeAt(header.refcountTableOffset, layout.refcountTable);
+      file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
+      // The header comes last: until it is there, the file is no image.
+      file.writeAt(0, layout.headerCluster);
+      if (options.durability !== "none") file.sync();
+      return new Qcow2File(file, { ...options, write: true });
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+  }
+
+  /** The virtual size in bytes. */
+  get size(): number {
+    return this.#metadata.diskSize;
+  }
+
+  /** The cluster size in bytes. */
+  get allocationSize(): number {
+    return this.#metadata.geometry.clusterSize;
+  }
+
+  /** Whether the image may be changed. */
+  get writable(): boolean {
+    return this.#write;
+  }
+
+  /** The header as it stands in the file. */
+  get header(): Header {
+    return this.#metadata.header;
+  }
+
+  /**
+   * Fills a buffer from the disk: the whole buffer or an error, never short.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param into What to fill.
+   * @throws {Qcow2Error} With code `out-of-range` where the disk ends before; `corrupt` where a table is damaged;
+   * `unsupported` where a cluster is compressed; `io` where the host fails.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 4096 });
+   * const bytes = new Uint8Array(512).fill(1);
+   * disk.readAt(512, bytes);
+   * assertEquals(bytes, new Uint8Array(512));
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  readAt(offset: number, into: Uint8Array): void {
+    this.#assertOpen();
+    checkRange(offset, into.length, this.size);
+    this.#io.read(offset, into);
+  }
+
+  /**
+   * Writes all bytes of a buffer to the disk.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param data What to write.
+   * @throws {Qcow2Error} With code `read-only`, `out-of-range`, `no-space`, `corrupt`, `marked-corrupt`, `unsupported`,
+   * `failed` or `io`. Where the host fails in the middle, a part of the range may have been written.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 30 });
+   * disk.writeAt(512, new Uint8Array(100_000));
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  writeAt(offset: number, data: Uint8Array): void {
+    this.#assertWritable();
+    checkRange(offset, data.length, this.size);
+    this.#io.write(offset, data);
+  }
+
+  /**
+   * Makes a range read as zeroes. Version 3 images note it in their tables, without writing zeroes.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   * @param options Whether space may be given back.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 30 });
+   * disk.writeZeroesAt(0, 1 << 30, { unmap: true });
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  writeZeroesAt(offset: number, length: number, options: WriteZeroesOptions = {}): void {
+    this.#assertWritable();
+    checkRange(offset, length, this.size);
+    this.#io.writeZeroes(offset, length, options.unmap ?? false);
+  }
+
+  /**
+   * Gives the whole clusters of a range back: they read as zeroes afterwards, and the space in the host file is given back
+   * where the host can. Parts of clusters keep their content, as QEMU does it.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array(65536).fill(7));
+   * disk.discardAt(0, 65536);
+   * assertEquals(disk.seekData(0), null);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  discardAt(offset: number, length: number): void {
+    this.#assertWritable();
+    checkRange(offset, length, this.size);
+    this.#io.discard(offset, length);
+  }
+
+  /**
+   * Makes a range read as zeroes and gives its space back: `writeZeroesAt` with `unmap`, under the name that a hole in a file
+   * has.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.writeAt} does.
+   */
+  punchHole(offset: number, length: number): void {
+    this.writeZeroesAt(offset, length, { unmap: true });
+  }
+
+  /**
+   * The stretches that a range consists of.
+   *
+   * @param offset Where to begin on the disk, in bytes; 0 without it.
+   * @param length How far, in bytes; to the end of the disk without it.
+   * @returns The extents in order, without gaps, each as long as it can be. Do not change the image while walking them.
+   * @throws {Qcow2Error} With code `out-of-range` or `corrupt`.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(65536, new Uint8Array(65536).fill(7));
+   * assertEquals([...disk.extents()].map(({ kind, length }) => [kind, length]), [
+   *   ["unallocated", 65536],
+   *   ["data", 65536],
+   *   ["unallocated", 917504],
+   * ]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  extents(offset = 0, length: number = this.size - offset): Iterable<Extent> {
+    this.#assertOpen();
+    checkRange(offset, length, this.size);
+    return this.#io.extents(offset, length);
+  }
+
+  /**
+   * Finds the next data, as `lseek` with `SEEK_DATA` does.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @returns Where data stands at or behind the offset, or `null` where there is none up to the end.
+   * @throws {Qcow2Error} With code `out-of-range` or `corrupt`.
+   */
+  seekData(offset: number): number | null {
+    for (const extent of this.extents(offset)) {
+      if (extent.kind === "data" || extent.kind === "compressed") return extent.offset;
+    }
+    return null;
+  }
+
+  /**
+   * Finds the next hole, as `lseek` with `SEEK_HOLE` does. The end of the disk counts as one.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @returns Where the first bytes stand at or behind the offset that read as zeroes without being stored.
+   * @throws {Qcow2Error} With code `out-of-range` or `corrupt`.
+   */
+  seekHole(offset: number): number {
+    for (const extent of this.extents(offset)) {
+      if (extent.kind === "zero" || extent.kind === "unallocated") return extent.offset;
+    }
+    return this.size;
+  }
+
+  /**
+   * Makes everything that was written durable.
+   *
+   * @throws {Qcow2Error} With code `no-space` or `io` where the host fails: what was not written yet is kept, and the next
+   * flush tries again. With code `failed` where a sync failed, after which nothing more can be promised.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array([1]));
+   * disk.flush();
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  flush(): void {
+    this.#assertOpen();
+    if (this.#write) this.#metadata.flush();
+  }
+
+  /**
+   * Flushes and closes the file. Closing twice is fine.
+   *
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.flush} does; the file is closed all the same.
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      if (this.#write) this.#metadata.flushForGood();
+    } finally {
+      this.#file.close();
+    }
+  }
+
+  /** Closes the image, for `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /**
+   * Reads at the cursor and moves it, as `Deno.FsFile.readSync` does.
+   *
+   * @param p What to fill.
+   * @returns How many bytes were read, or `null` at the end of the disk.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.readAt} does.
+   */
+  readSync(p: Uint8Array): number | null {
+    this.#assertOpen();
+    const length = Math.min(p.length, this.size - this.#cursor);
+    if (length <= 0) return p.length === 0 ? 0 : null;
+    this.readAt(this.#cursor, length === p.length ? p : p.subarray(0, length));
+    this.#cursor += length;
+    return length;
+  }
+
+  /**
+   * Writes at the cursor and moves it, as `Deno.FsFile.writeSync` does. A disk does not grow: bytes behind its end are not
+   * written.
+   *
+   * @param p What to write.
+   * @returns How many bytes were written.
+   * @throws {Qcow2Error} With code `out-of-range` where the cursor is at the end of the disk; otherwise as
+   * {@linkcode Qcow2File.writeAt} does.
+   */
+  writeSync(p: Uint8Array): number {
+    const length = Math.min(p.length, this.size - this.#cursor);
+    this.writeAt(this.#cursor, length === p.length ? p : p.subarray(0, Math.max(length, p.length === 0 ? 0 : 1)));
+    this.#cursor += length;
+    return length;
+  }
+
+  /**
+   * Moves the cursor, as `Deno.FsFile.seekSync` does.
+   *
+   * @param offset How far, in bytes.
+   * @param whence From where.
+   * @returns Where the cursor is now, in bytes from the start of the disk.
+   * @throws {Qcow2Error} With code `invalid-argument` where that would be before the start.
+   */
+  seekSync(offset: number, whence: Deno.SeekMode): number {
+    this.#assertOpen();
+    this.#cursor = seekTo(offset, whence, this.#cursor, this.size);
+    return this.#cursor;
+  }
+
+  /**
+   * Looks for damage in the metadata, and mends it if asked to.
+   *
+   * @param options What to mend: `leaks` only gives unused clusters back, `all` mends refcounts and flags as well. Without
+   * it nothing is changed.
+   * @returns What was found.
+   * @throws {Qcow2Error} With code `read-only` where a repair is asked of an image that was opened for reading.
+   */
+  check(options: { readonly repair?: RepairKind } = {}): CheckResult {
+    this.#assertOpen();
+    if (options.repair !== undefined && !this.#write) throw readOnlyError();
+    if (this.#write) this.#metadata.flush();
+    return checkMetadata(this.#metadata, options);
+  }
+
+  /** The entries of the active L1 table: where the L2 tables stand. */
+  get l1Table(): TableEntry[] {
+    this.#assertOpen();
+    const { l1 } = this.#metadata.mapping;
+    return Array.from({ length: l1.entryCount }, (_, index) => l1EntryOf(l1.upper(index), l1.lower(index)));
+  }
+
+  /**
+   * The entries of an L2 table.
+   *
+   * @param l1Index Index of the table's entry in the L1 table.
+   * @returns The entries, or `undefined` where there is no table.
+   * @throws {Qcow2Error} With code `out-of-range` where the index is behind the L1 table.
+   */
+  l2Table(l1Index: number): TableEntry[] | undefined {
+    this.#assertOpen();
+    const { mapping, geometry, l2Cache } = this.#metadata;
+    checkIndex("L1 index", l1Index, mapping.l1.entryCount);
+    const offset = entryOffset(mapping.l1.upper(l1Index), mapping.l1.lower(l1Index));
+    if (offset === 0) return undefined;
+    return Array.from({ length: geometry.l2EntryCount }, (_, index) => {
+      const position = index * geometry.l2EntrySize;
+      const slice = l2Cache.get(offset + position - position % l2Cache.sliceSize);
+      const inSlice = position % l2Cache.sliceSize;
+      return l2EntryOf(slice.view.getUint32(inSlice), slice.view.getUint32(inSlice + 4));
+    });
+  }
+
+  /** The refcount table: the host offset of each refcount block in bytes, 0 where one is absent. */
+  get refcountTable(): number[] {
+    this.#assertOpen();
+    const { refcounts } = this.#metadata;
+    return Array.from({ length: refcounts.table.entryCount }, (_, index) => refcounts.blockOffset(index));
+  }
+
+  /**
+   * The refcounts in a refcount block.
+   *
+   * @param blockIndex Index of the block in the refcount table.
+   * @returns The refcounts, or `undefined` where the block is absent.
+   * @throws {Qcow2Error} With code `out-of-range` where the index is behind the refcount table.
+   */
+  refcountBlock(blockIndex: number): number[] | undefined {
+    this.#assertOpen();
+    const { refcounts, geometry, refcountCache } = this.#metadata;
+    checkIndex("Refcount table index", blockIndex, refcounts.table.entryCount);
+    const offset = refcounts.blockOffset(blockIndex);
+    if (offset === 0) return undefined;
+    const bytes = new Uint8Array(geometry.clusterSize);
+    for (let position = 0; position < bytes.length; position += refcountCache.sliceSize) {
+      bytes.set(refcountCache.get(offset + position).bytes, position);
+    }
+    const view = viewOf(bytes);
+    return Array.from(
+      { length: geometry.refcountBlockEntryCount },
+      (_, index) => getRefcount(view, index, geometry.refcountOrder),
+    );
+  }
+
+  /**
+   * The refcount of the host cluster that holds an offset.
+   *
+   * @param hostOffset Host offset in bytes.
+   * @returns The refcount; 0 where no refcount block describes the cluster.
+   */
+  refcountAt(hostOffset: number): number {
+    this.#assertOpen();
+    return this.#metadata.refcounts.get(Math.floor(hostOffset / this.allocationSize));
+  }
+
+  /**
+   * Finds the first host cluster that is free.
+   *
+   * @returns Host offset of the cluster in bytes, or `undefined` where every cluster that has a refcount block is in use.
+   */
+  firstZeroRefcount(): number | undefined {
+    this.#assertOpen();
+    const { refcounts, geometry } = this.#metadata;
+    for (let block = 0; block < refcounts.table.entryCount; block++) {
+      if (refcounts.blockOffset(block) === 0) continue;
+      const run = refcounts.findFreeInBlock(block * geometry.refcountBlockEntryCount, 1);
+      if (run !== undefined) return run.offset;
+    }
+    return undefined;
+  }
+
+  /** The internal snapshots in the order of the snapshot table. */
+  get snapshots(): readonly Snapshot[] {
+    this.#assertOpen();
+    return readSnapshotTable(this.#file, this.#metadata.header).snapshots;
+  }
+
+  #prepareForWriting(): void {
+    this.#metadata.prepareForWriting();
+    if (this.#metadata.markedDirty) checkMetadata(this.#metadata, { repair: "all" });
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new Qcow2Error("closed", `Image "${this.#file.name}" is closed`);
+  }
+
+  #assertWritable(): void {
+    this.#assertOpen();
+    if (!this.#write) throw readOnlyError();
+    this.#metadata.prepareForWriting();
+  }
+}
+
+/** Refuses what would be misread, before anything is read. */
+function refuseWhatCannotBeRead(header: Header): void {
+  if (header.encryption !== "none") {
+    throw new Qcow2Error("encrypted", `Image is encrypted with ${header.encryption}, expected an unencrypted one`, {
+      offset: 32,
+      found: header.encryption,
+      expected: "none",
+    });
+  }
+  if (hasDataFile(header)) {
+    throw new Qcow2Error("data-file-refused", "Image has an external data file, which is not supported", {
+      offset: 72,
+      found: "an external data file",
+    });
+  }
+  if (header.backingFile !== undefined) {
+    throw new Qcow2Error(
+      "backing-refused",
+      `Image has the backing file "${header.backingFile}", which is not supported`,
+      {
+        offset: 8,
+        found: header.backingFile,
+      },
+    );
+  }
+  if ((header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n) {
+    throw new Qcow2Error("unsupported", "Image has extended L2 entries, which are not supported", {
+      offset: 72,
+      found: "extended L2 entries",
+    });
+  }
+}
+
+function readOnlyError(): Qcow2Error {
+  return new Qcow2Error("read-only", "Image was opened for reading; open it with { write: true }");
+}
+
+function checkIndex(name: string, index: number, count: number): void {
+  if (Number.isInteger(index) && index >= 0 && index < count) return;
+  throw new Qcow2Error("out-of-range", `${name} is ${index}, expected 0 to ${count - 1}`, {
+    found: index,
+    expected: `0 to ${count - 1}`,
+  });
+}
+
+function l1EntryOf(upper: number, lower: number): TableEntry {
+  return {
+    hostOffset: entryOffset(upper, lower),
+    copied: (upper & COPIED_FLAG) !== 0,
+    compressed: false,
+    zero: false,
+  };
+}
+
+function l2EntryOf(upper: number, lower: number): TableEntry {
+  const compressed = (upper & COMPRESSED_FLAG) !== 0;
+  return {
+    hostOffset: entryOffset(upper, lower),
+    copied: (upper & COPIED_FLAG) !== 0,
+    compressed,
+    zero: !compressed && (lower & 1) !== 0,
+  };
+}

@@ -1,0 +1,264 @@
+/**
+ * {@linkcode RawFile}: a raw image, byte for byte what the guest sees, as a disk.
+ *
+ * @module
+ */
+
+import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import type { BlockFile } from "../storage/block_file.ts";
+import { checkRange } from "./cursor.ts";
+import { acquireFile, createFile, type FileSource } from "./host_file.ts";
+
+/** How {@linkcode RawFile.open} opens an image. */
+export interface RawOpenOptions {
+  /**
+   * Whether the image may be changed.
+   *
+   * @default {false}
+   */
+  readonly write?: boolean;
+  /**
+   * Whether to lock the file.
+   *
+   * @default {true}
+   */
+  readonly lock?: boolean;
+}
+
+/** How {@linkcode RawFile.create} makes an image. */
+export interface RawCreateOptions {
+  /** Virtual size in bytes, rounded up to a multiple of 512. */
+  readonly size: number;
+  /**
+   * Whether to refuse where the file exists already.
+   *
+   * @default {false}
+   */
+  readonly createNew?: boolean;
+  /**
+   * Whether to lock the file.
+   *
+   * @default {true}
+   */
+  readonly lock?: boolean;
+}
+
+const SECTOR_SIZE = 512;
+/** A block of nearly every host file system. */
+const BLOCK_SIZE = 4096;
+/** The most zeroes that are written at once, in bytes. */
+const ZEROES_LENGTH = 1024 * 1024;
+
+/**
+ * A raw image as a {@linkcode Disk}. Its size is the file's, rounded up to a multiple of 512 bytes as QEMU does; the bytes of
+ * the last sector that the file does not have read as zeroes.
+ *
+ * @example Usage
+ * ```ts
+ * import { RawFile } from "@disk/qcow2";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = await Deno.makeTempFile({ suffix: ".raw" });
+ * using disk = RawFile.create(path, { size: 1 << 20 });
+ * disk.writeAt(512, new Uint8Array([1, 2, 3]));
+ * assertEquals(disk.size, 1 << 20);
+ * disk.close();
+ * Deno.removeSync(path);
+ * ```
+ */
+export class RawFile implements Disk {
+  /** The virtual size in bytes. */
+  readonly size: number;
+  /** A block of the host's file system: 4096 bytes. */
+  readonly allocationSize = BLOCK_SIZE;
+  readonly #file: BlockFile;
+  #closed = false;
+
+  private constructor(file: BlockFile) {
+    this.#file = file;
+    this.size = Math.ceil(file.size / SECTOR_SIZE) * SECTOR_SIZE;
+  }
+
+  /**
+   * Opens a raw image.
+   *
+   * @param source Path of the image, or a file that was opened; it is closed with the image.
+   * @param options How to open it.
+   * @returns The image.
+   * @throws {Qcow2Error} With code `not-found`, `permission-denied`, `locked`, `read-only` or `io`.
+   *
+   * @example Usage
+   * ```ts
+   * import { RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * Deno.writeFileSync(path, new Uint8Array(1000));
+   * using disk = RawFile.open(path);
+   * assertEquals(disk.size, 1024);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  static open(source: FileSource, options: RawOpenOptions = {}): RawFile {
+    return new RawFile(acquireFile(source, { write: options.write ?? false, lock: options.lock ?? true }));
+  }
+
+  /**
+   * Creates a raw image full of zeroes, without writing them.
+   *
+   * @param target Path of the image, or a file that was opened for reading and writing.
+   * @param options Size, and whether the file must be new.
+   * @returns The image, open for writing.
+   * @throws {Qcow2Error} With code `invalid-argument`, `already-exists`, `permission-denied`, `locked`, `no-space` or `io`.
+   *
+   * @example Usage
+   * ```ts
+   * import { RawFile } from "@disk/qcow2";
+   *
+   * const path = await Deno.makeTempFile();
+   * RawFile.create(path, { size: 1 << 20 }).close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  static create(target: FileSource, options: RawCreateOptions): RawFile {
+    const { size } = options;
+    if (!Number.isSafeInteger(size) || size < 0 || size > Number.MAX_SAFE_INTEGER - SECTOR_SIZE) {
+      throw new Qcow2Error("invalid-argument", `Virtual size is ${size}, expected a whole number of bytes below 2^53`, {
+        found: size,
+      });
+    }
+    const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
+    try {
+      file.truncate(Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE);
+      return new RawFile(file);
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Fills a buffer from the disk.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param into What to fill.
+   * @throws {Qcow2Error} With code `out-of-range` or `io`.
+   */
+  readAt(offset: number, into: Uint8Array): void {
+    checkRange(offset, into.length, this.size);
+    const length = this.#file.readAt(offset, into);
+    if (length < into.length) into.fill(0, length);
+  }
+
+  /**
+   * Writes all bytes of a buffer to the disk.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param data What to write.
+   * @throws {Qcow2Error} With code `read-only`, `out-of-range`, `no-space` or `io`.
+   */
+  writeAt(offset: number, data: Uint8Array): void {
+    this.#assertWritable();
+    checkRange(offset, data.length, this.size);
+    this.#file.writeAt(offset, data);
+  }
+
+  /**
+   * Makes a range read as zeroes: as a hole where that is allowed and the host can, by writing zeroes otherwise. What the
+   * host knows to be a hole already is left alone.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   * @param options Whether space may be given back.
+   * @throws {Qcow2Error} With code `read-only`, `out-of-range`, `no-space` or `io`.
+   */
+  writeZeroesAt(offset: number, length: number, options: WriteZeroesOptions = {}): void {
+    this.#assertWritable();
+    checkRange(offset, length, this.size);
+    if (length === 0) return;
+    if (options.unmap === true && this.#file.punchHole(offset, length)) return;
+    // Collected first: what is written must not be walked.
+    for (const extent of [...this.#file.dataExtents(offset, length)]) {
+      const zeroes = new Uint8Array(Math.min(extent.length, ZEROES_LENGTH));
+      for (let done = 0; done < extent.length; done += zeroes.length) {
+        this.#file.writeAt(extent.offset + done, zeroes.subarray(0, Math.min(zeroes.length, extent.length - done)));
+      }
+    }
+  }
+
+  /**
+   * Gives the space of a range back where the host can; otherwise the content stays.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How far, in bytes.
+   * @throws {Qcow2Error} With code `read-only`, `out-of-range` or `io`.
+   */
+  discardAt(offset: number, length: number): void {
+    this.#assertWritable();
+    checkRange(offset, length, this.size);
+    if (length > 0) this.#file.punchHole(offset, length);
+  }
+
+  /**
+   * The stretches that a range consists of: `data` where the host has bytes, `zero` in its holes.
+   *
+   * @param offset Where to begin on the disk, in bytes; 0 without it.
+   * @param length How far, in bytes; to the end of the disk without it.
+   * @returns The extents in order, without gaps.
+   * @throws {Qcow2Error} With code `out-of-range` or `io`.
+   */
+  *extents(offset = 0, length: number = this.size - offset): Generator<Extent> {
+    checkRange(offset, length, this.size);
+    const end = offset + length;
+    let position = offset;
+    for (const extent of this.#file.dataExtents(offset, length)) {
+      if (extent.offset > position) yield hole(position, extent.offset);
+      yield {
+        offset: extent.offset,
+        length: extent.length,
+        kind: "data",
+        hostOffset: extent.offset,
+        depth: 0,
+      };
+      position = extent.offset + extent.length;
+    }
+    if (position < end) yield hole(position, end);
+  }
+
+  /**
+   * Makes everything that was written durable.
+   *
+   * @throws {Qcow2Error} With code `io` where the host fails.
+   */
+  flush(): void {
+    if (this.#file.writable) this.#file.sync();
+  }
+
+  /** Flushes and closes the file. Closing twice is fine. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      this.flush();
+    } finally {
+      this.#file.close();
+    }
+  }
+
+  /** Closes the image, for `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #assertWritable(): void {
+    if (!this.#file.writable) {
+      throw new Qcow2Error("read-only", `"${this.#file.name}" was opened for reading; open it with { write: true }`);
+    }
+  }
+}
+
+function hole(offset: number, end: number): Extent {
+  return { offset, length: end - offset, kind: "zero", hostOffset: offset, depth: 0 };
+}

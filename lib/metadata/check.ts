@@ -1,0 +1,267 @@
+/**
+ * Finds damage in an image's metadata, and mends it.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import { INCOMPATIBLE } from "../format/feature_bits.ts";
+import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
+import { viewOf } from "../format/uint64.ts";
+import { type AllocationStatistics, countReferences, hexEntry, type HostReferences } from "./host_references.ts";
+import type { ImageMetadata } from "./image_metadata.ts";
+import { rebuildRefcounts } from "./refcount_rebuild.ts";
+
+/** What a repair may change: `leaks` only gives clusters back that nobody uses, `all` mends refcounts and flags as well. */
+export type RepairKind = "leaks" | "all";
+
+/** One thing that is wrong with an image. */
+export interface CheckFinding {
+  /** `corruption` endangers data, `leak` wastes space. */
+  readonly kind: "corruption" | "leak";
+  /** One line for people, worded as QEMU words it. */
+  readonly message: string;
+  /** Where in the host file, in bytes: the cluster, or the entry that is wrong. */
+  readonly hostOffset: number;
+  /** Whether it was mended. */
+  readonly fixed: boolean;
+}
+
+/** How an image is checked. */
+export interface CheckOptions {
+  /** What to mend; nothing without it. */
+  readonly repair?: RepairKind;
+  /** Called with each finding as it is found. */
+  readonly onFinding?: (finding: CheckFinding) => void;
+}
+
+/** What a check found. All counts leave out what was mended. */
+export interface CheckResult extends Readonly<AllocationStatistics> {
+  /** Contradictions that endanger data. */
+  readonly corruptions: number;
+  /** Clusters that nobody uses and that are not free. */
+  readonly leaks: number;
+  /** Corruptions that were mended. */
+  readonly corruptionsFixed: number;
+  /** Leaks that were mended. */
+  readonly leaksFixed: number;
+  /** Clusters of the disk. */
+  readonly totalClusters: number;
+  /** Where the last cluster in use ends in the host file, in bytes. */
+  readonly imageEndOffset: number;
+}
+
+/**
+ * Checks the metadata of an image, and mends it if asked to.
+ *
+ * A repair raises refcounts first, lowers them once that is durable, and sets flags last, so that a crash in the middle
+ * leaves nothing worse than before. The corrupt and dirty bits are cleared where nothing is left to mend.
+ *
+ * @param metadata The image, with nothing dirty in memory.
+ * @param options What to mend, and whom to tell.
+ * @returns What was found.
+ */
+export function checkMetadata(metadata: ImageMetadata, options: CheckOptions = {}): CheckResult {
+  return new Check(metadata, options).run();
+}
+
+class Check {
+  readonly #metadata: ImageMetadata;
+  readonly #options: CheckOptions;
+  readonly #counts = { corruption: 0, leak: 0 };
+  readonly #fixed = { corruption: 0, leak: 0 };
+
+  constructor(metadata: ImageMetadata, options: CheckOptions) {
+    this.#metadata = metadata;
+    this.#options = options;
+  }
+
+  run(): CheckResult {
+    const metadata = this.#metadata;
+    const { references, refcountStructuresSound, statistics } = countReferences(
+      metadata,
+      (message, hostOffset) => this.#note("corruption", message, hostOffset, false),
+    );
+    const structureFindings = this.#counts.corruption;
+    const differences = this.#compareRefcounts(references, refcountStructuresSound);
+    let highest = differences.highestCluster;
+    if (this.#options.repair === "all" && (!refcountStructuresSound || differences.usedClusterIsFree)) {
+      highest = rebuildRefcounts(metadata, references);
+      if (!refcountStructuresSound) this.#settle(structureFindings);
+    } else {
+      this.#applyRefcounts(differences);
+    }
+    this.#checkCopiedFlags();
+    this.#clearMarks();
+    const { clusterSize } = metadata.geometry;
+    return {
+      corruptions: this.#counts.corruption,
+      leaks: this.#counts.leak,
+      corruptionsFixed: this.#fixed.corruption,
+      leaksFixed: this.#fixed.leak,
+      totalClusters: Math.ceil(metadata.diskSize / clusterSize),
+      imageEndOffset: (highest + 1) * clusterSize,
+      ...statistics,
+    };
+  }
+
+  #note(kind: "corruption" | "leak", message: string, hostOffset: number, fixed: boolean): void {
+    (fixed ? this.#fixed : this.#counts)[kind]++;
+    this.#options.onFinding?.({ kind, message, hostOffset, fixed });
+  }
+
+  /** Counts findings about the refcount structures as mended, once these were rebuilt. */
+  #settle(count: number): void {
+    // Only what the structures themselves were blamed for is gone; entries elsewhere are found again by the next check.
+    this.#counts.corruption -= count;
+    this.#fixed.corruption += count;
+  }
+
+  /** Compares what is stored with what was counted, for every cluster that either side knows of. */
+  #compareRefcounts(references: HostReferences, sound: boolean): RefcountDifferences {
+    const { repair } = this.#options;
+    const differences: RefcountDifferences = { raise: [], lower: [], usedClusterIsFree: false, highestCluster: 0 };
+    for (const cluster of clustersToCompare(this.#metadata, references, sound)) {
+      const reference = references.get(cluster);
+      const refcount = sound || this.#hasUsableBlock(cluster) ? this.#metadata.refcounts.get(cluster) : 0;
+      if (refcount > 0 || reference > 0) differences.highestCluster = Math.max(differences.highestCluster, cluster);
+      if (refcount === reference) continue;
+      const kind = refcount < reference ? "corruption" : "leak";
+      if (refcount === 0) differences.usedClusterIsFree = true;
+      const fixed = repair === "all" || (repair === "leaks" && kind === "leak");
+      const verb = fixed ? "Repairing" : kind === "leak" ? "Leaked" : "ERROR";
+      this.#note(
+        kind,
+        `${verb} cluster ${cluster} refcount=${refcount} reference=${reference}`,
+        cluster * this.#metadata.geometry.clusterSize,
+        fixed,
+      );
+      if (fixed) (kind === "leak" ? differences.lower : differences.raise).push([cluster, reference]);
+    }
+    return differences;
+  }
+
+  #hasUsableBlock(cluster: number): boolean {
+    const { refcounts, geometry, file } = this.#metadata;
+    try {
+      const offset = refcounts.blockOffset(Math.floor(cluster / geometry.refcountBlockEntryCount));
+      return offset !== 0 && offset < file.file.size;
+    } catch {
+      return false;
+    }
+  }
+
+  #applyRefcounts({ raise, lower }: RefcountDifferences): void {
+    const metadata = this.#metadata;
+    for (const changes of [raise, lower]) {
+      if (changes.length === 0) continue;
+      for (const [cluster, refcount] of changes) metadata.refcounts.set(cluster, refcount);
+      metadata.flush();
+    }
+    if (raise.length + lower.length > 0) metadata.reset();
+  }
+
+  /** The COPIED flag of active entries must say whether the refcount is exactly one. */
+  #checkCopiedFlags(): void {
+    const { mapping, geometry, refcounts, file } = this.#metadata;
+    const repairing = this.#options.repair === "all";
+    const verb = repairing ? "Repairing" : "ERROR";
+    const table = new Uint8Array(geometry.clusterSize);
+    for (let l1Index = 0; l1Index < mapping.l1.entryCount; l1Index++) {
+      const upper = mapping.l1.upper(l1Index);
+      const lower = mapping.l1.lower(l1Index);
+      const tableOffset = entryOffset(upper, lower);
+      if (tableOffset === 0 || tableOffset % geometry.clusterSize !== 0 || tableOffset >= file.file.size) continue;
+      const refcount = refcounts.get(tableOffset / geometry.clusterSize);
+      if ((refcount === 1) !== ((upper & COPIED_FLAG) !== 0)) {
+        this.#note(
+          "corruption",
+          `${verb} OFLAG_COPIED L2 cluster: l1_index=${l1Index} l1_entry=${
+            hexEntry(upper, lower)
+          } refcount=${refcount}`,
+          mapping.l1.offset + l1Index * 8,
+          repairing,
+        );
+        if (repairing) mapping.l1.set(l1Index, withCopied(upper, refcount === 1), lower);
+      }
+      table.fill(0, file.file.readAt(tableOffset, table));
+      this.#checkCopiedFlagsOfTable(tableOffset, viewOf(table), verb);
+    }
+    if (repairing) this.#metadata.flush();
+  }
+
+  #checkCopiedFlagsOfTable(tableOffset: number, view: DataView, verb: string): void {
+    const { geometry, refcounts, l2Cache } = this.#metadata;
+    for (let index = 0; index < geometry.l2EntryCount; index++) {
+      const position = index * geometry.l2EntrySize;
+      const upper = view.getUint32(position);
+      const lower = view.getUint32(position + 4);
+      const offset = entryOffset(upper, lower);
+      if ((upper & COMPRESSED_FLAG) !== 0 || offset === 0 || offset % geometry.clusterSize !== 0) continue;
+      const refcount = refcounts.get(offset / geometry.clusterSize);
+      if ((refcount === 1) === ((upper & COPIED_FLAG) !== 0)) continue;
+      const repairing = this.#options.repair === "all";
+      this.#note(
+        "corruption",
+        `${verb} OFLAG_COPIED data cluster: l2_entry=${hexEntry(upper, lower)} refcount=${refcount}`,
+        tableOffset + position,
+        repairing,
+      );
+      if (!repairing) continue;
+      const slice = l2Cache.get(tableOffset + position - position % l2Cache.sliceSize);
+      slice.view.setUint32(position % l2Cache.sliceSize, withCopied(upper, refcount === 1));
+      l2Cache.markDirty(slice);
+    }
+  }
+
+  #clearMarks(): void {
+    const { incompatibleFeatures } = this.#metadata.header;
+    const cleared = incompatibleFeatures & ~(INCOMPATIBLE.corrupt | INCOMPATIBLE.dirty);
+    if (this.#options.repair !== "all" || this.#counts.corruption > 0 || cleared === incompatibleFeatures) return;
+    this.#metadata.updateHeader({ incompatibleFeatures: cleared });
+  }
+}
+
+interface RefcountDifferences {
+  /** Clusters whose refcount must rise, with the right value. */
+  readonly raise: [cluster: number, refcount: number][];
+  /** Clusters whose refcount must fall, with the right value. */
+  readonly lower: [cluster: number, refcount: number][];
+  /** Whether a cluster in use has refcount 0, so that nothing may be allocated before all refcounts are right. */
+  usedClusterIsFree: boolean;
+  /** The last cluster with a refcount or a reference. */
+  highestCluster: number;
+}
+
+/**
+ * The clusters that have a refcount block or a reference, in ascending order. Not simply all of the file: a sparse file can
+ * claim to be larger than any loop could count.
+ */
+function* clustersToCompare(metadata: ImageMetadata, references: HostReferences, sound: boolean): Generator<number> {
+  const { refcounts, geometry, file } = metadata;
+  const perBlock = geometry.refcountBlockEntryCount;
+  const outside = references.clusters();
+  let next = outside.next();
+  for (let block = 0; block < refcounts.table.entryCount; block++) {
+    if (!sound && !isUsable(() => refcounts.blockOffset(block), file.file.size)) continue;
+    if (refcounts.blockOffset(block) === 0) continue;
+    const first = block * perBlock;
+    for (; next.done !== true && next.value < first; next = outside.next()) yield next.value;
+    for (let cluster = first; cluster < first + perBlock; cluster++) yield cluster;
+    while (next.done !== true && next.value < first + perBlock) next = outside.next();
+  }
+  for (; next.done !== true; next = outside.next()) yield next.value;
+}
+
+function isUsable(blockOffset: () => number, fileSize: number): boolean {
+  try {
+    return blockOffset() < fileSize;
+  } catch (error) {
+    if (error instanceof Qcow2Error && error.code === "corrupt") return false;
+    throw error;
+  }
+}
+
+function withCopied(upper: number, copied: boolean): number {
+  return (copied ? upper | COPIED_FLAG : upper & ~COPIED_FLAG) >>> 0;
+}

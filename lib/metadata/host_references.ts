@@ -1,0 +1,327 @@
+/**
+ * Counts how often each host cluster is referred to, by every owner that the format knows.
+ *
+ * @module
+ */
+
+import { hex } from "../errors.ts";
+import { decodeBitmapDirectory } from "../format/bitmap_directory.ts";
+import { alignDown } from "../format/geometry.ts";
+import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../format/header_extensions.ts";
+import { hasDataFile } from "../format/header.ts";
+import { MAX_BITMAP_COUNT, MAX_BITMAP_DIRECTORY_LENGTH } from "../format/limits.ts";
+import {
+  COMPRESSED_FLAG,
+  COPIED_FLAG,
+  decodeCompressedDescriptor,
+  entryOffset,
+  hasReservedL1Bits,
+  hasReservedL2Bits,
+  hasReservedRefcountTableBits,
+  refcountTableEntryOffset,
+  ZERO_FLAG,
+} from "../format/table_entries.ts";
+import { viewOf } from "../format/uint64.ts";
+import type { ImageMetadata } from "./image_metadata.ts";
+import { PointerTable } from "./pointer_table.ts";
+import { readSnapshotTable } from "./snapshots.ts";
+
+/** Called with each contradiction that is found on the way. */
+export type ReportCorruption = (message: string, hostOffset: number) => void;
+
+/** How many clusters are allocated, and how. */
+export interface AllocationStatistics {
+  /** Guest clusters with a place on the host. */
+  allocatedClusters: number;
+  /** Those that do not stand right behind the one before. */
+  fragmentedClusters: number;
+  /** Those that are compressed. */
+  compressedClusters: number;
+}
+
+const CHUNK_BITS = 16;
+const CHUNK_SIZE = 2 ** CHUNK_BITS;
+
+/** A counter for each host cluster, in chunks that are made where something is counted. */
+export class HostReferences {
+  readonly #chunks = new Map<number, Uint32Array>();
+  #lastIndex = -1;
+  #lastChunk: Uint32Array = new Uint32Array();
+
+  /**
+   * Counts one reference.
+   *
+   * @param cluster Index of the host cluster.
+   */
+  add(cluster: number): void {
+    const index = Math.floor(cluster / CHUNK_SIZE);
+    if (index !== this.#lastIndex) {
+      this.#lastChunk = this.#chunks.get(index) ?? new Uint32Array(CHUNK_SIZE);
+      this.#chunks.set(index, this.#lastChunk);
+      this.#lastIndex = index;
+    }
+    const position = cluster % CHUNK_SIZE;
+    this.#lastChunk[position] = (this.#lastChunk[position] ?? 0) + 1;
+  }
+
+  /**
+   * How often a cluster was counted.
+   *
+   * @param cluster Index of the host cluster.
+   * @returns The number of references.
+   */
+  get(cluster: number): number {
+    return this.#chunks.get(Math.floor(cluster / CHUNK_SIZE))?.[cluster % CHUNK_SIZE] ?? 0;
+  }
+
+  /**
+   * The clusters that were counted at least once.
+   *
+   * @returns Their indexes in ascending order.
+   */
+  *clusters(): Generator<number> {
+    for (const index of [...this.#chunks.keys()].sort((a, b) => a - b)) {
+      const chunk = this.#chunks.get(index);
+      if (chunk === undefined) continue;
+      for (let position = 0; position < CHUNK_SIZE; position++) {
+        if (chunk[position] !== 0) yield index * CHUNK_SIZE + position;
+      }
+    }
+  }
+}
+
+/** What {@linkcode countReferences} found. */
+export interface CountedReferences {
+  /** References from everything but the refcount structures. */
+  readonly references: HostReferences;
+  /** Whether the refcount structures themselves are sound, so that they need not be rebuilt. */
+  readonly refcountStructuresSound: boolean;
+  /** What the active map says. */
+  readonly statistics: AllocationStatistics;
+}
+
+/**
+ * Walks every owner of host clusters: header, refcount structures, active and inactive L1 and L2 tables, data and compressed
+ * clusters, snapshot table, bitmaps, LUKS header.
+ *
+ * @param metadata The image; nothing in it may be dirty.
+ * @param report Called with each contradiction.
+ * @returns The references, and what was seen on the way.
+ */
+export function countReferences(metadata: ImageMetadata, report: ReportCorruption): CountedReferences {
+  const walk = new OwnerWalk(metadata, report);
+  walk.countHeader();
+  walk.countActiveTables();
+  walk.countSnapshots();
+  walk.countBitmaps();
+  const refcountStructuresSound = walk.countRefcountStructures();
+  return { references: walk.references, refcountStructuresSound, statistics: walk.statistics };
+}
+
+class OwnerWalk {
+  readonly references = new HostReferences();
+  readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
+  readonly #metadata: ImageMetadata;
+  readonly #report: ReportCorruption;
+  readonly #fileEnd: number;
+  readonly #table: Uint8Array<ArrayBuffer>;
+  readonly #tableView: DataView;
+
+  constructor(metadata: ImageMetadata, report: ReportCorruption) {
+    this.#metadata = metadata;
+    this.#report = report;
+    // QEMU allows the last cluster to be cut short by the end of the file.
+    this.#fileEnd = metadata.file.file.size + metadata.geometry.clusterSize;
+    this.#table = new Uint8Array(metadata.geometry.clusterSize);
+    this.#tableView = viewOf(this.#table);
+  }
+
+  countHeader(): void {
+    this.#count(0, this.#metadata.geometry.clusterSize, 0);
+    const { extensions } = this.#metadata.header;
+    const encryption = extensions.find(({ type }) => type === EXTENSION.fullDiskEncryption);
+    if (encryption === undefined) return;
+    const { offset, length } = decodeEncryptionPointer(encryption.data);
+    this.#count(offset, length, 0);
+  }
+
+  countActiveTables(): void {
+    const { l1 } = this.#metadata.mapping;
+    this.#count(l1.offset, l1.entryCount * 8, 40);
+    this.#countL1(l1, true);
+  }
+
+  countSnapshots(): void {
+    const { file, header } = this.#metadata;
+    if (header.snapshotCount === 0) return;
+    const { snapshots, length } = readSnapshotTable(file.file, header);
+    this.#count(header.snapshotTableOffset, length, 64);
+    for (const snapshot of snapshots) {
+      this.#count(snapshot.l1TableOffset, snapshot.l1EntryCount * 8, header.snapshotTableOffset);
+      this.#countL1(PointerTable.read(file, snapshot.l1TableOffset, snapshot.l1EntryCount), false);
+    }
+  }
+
+  countBitmaps(): void {
+    const { file, header, geometry } = this.#metadata;
+    const extension = header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
+    if (extension === undefined) return;
+    const { count, directorySize, directoryOffset } = decodeBitmapsPointer(extension.data);
+    if (
+      count > MAX_BITMAP_COUNT || directorySize > MAX_BITMAP_DIRECTORY_LENGTH ||
+      directoryOffset % geometry.clusterSize !== 0 || directoryOffset === 0
+    ) {
+      this.#report(
+        `ERROR bitmap directory of ${directorySize} bytes at ${hex(directoryOffset)} is invalid`,
+        directoryOffset,
+      );
+      return;
+    }
+    this.#count(directoryOffset, directorySize, 0);
+    const directory = new Uint8Array(directorySize);
+    file.file.readAt(directoryOffset, directory);
+    for (const bitmap of decodeBitmapDirectory(directory, count, directoryOffset)) {
+      this.#count(bitmap.tableOffset, bitmap.tableEntryCount * 8, directoryOffset);
+      const table = PointerTable.read(file, bitmap.tableOffset, bitmap.tableEntryCount);
+      for (let index = 0; index < table.entryCount; index++) {
+        const offset = entryOffset(table.upper(index), table.lower(index));
+        if (offset !== 0) this.#count(offset, geometry.clusterSize, bitmap.tableOffset + index * 8);
+      }
+    }
+  }
+
+  countRefcountStructures(): boolean {
+    const { refcounts, geometry } = this.#metadata;
+    const { table } = refcounts;
+    const { clusterSize } = geometry;
+    let sound = this.#count(table.offset, table.bytes.length, 48);
+    for (let index = 0; index < table.entryCount; index++) {
+      const lower = table.lower(index);
+      const offset = refcountTableEntryOffset(table.upper(index), lower);
+      const entryAt = table.offset + index * 8;
+      if (hasReservedRefcountTableBits(lower)) {
+        this.#report(`ERROR refcount table entry ${index} has reserved bits set`, entryAt);
+        sound = false;
+      } else if (offset % clusterSize !== 0) {
+        this.#report(`ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`, entryAt);
+        sound = false;
+      } else if (offset >= this.#fileEnd) {
+        this.#report(`ERROR refcount block ${index} is outside image`, entryAt);
+        sound = false;
+      } else if (offset !== 0) {
+        this.#count(offset, clusterSize, entryAt);
+        if (this.references.get(offset / clusterSize) !== 1) {
+          this.#report(
+            `ERROR refcount block ${index} refcount=${this.references.get(offset / clusterSize)}`,
+            entryAt,
+          );
+          sound = false;
+        }
+      }
+    }
+    return sound;
+  }
+
+  #countL1(l1: PointerTable, active: boolean): void {
+    const { clusterSize } = this.#metadata.geometry;
+    for (let index = 0; index < l1.entryCount; index++) {
+      const upper = l1.upper(index);
+      const lower = l1.lower(index);
+      const offset = entryOffset(upper, lower);
+      const entryAt = l1.offset + index * 8;
+      if (offset === 0) continue;
+      if (hasReservedL1Bits(upper, lower)) {
+        this.#report(`ERROR found L1 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt);
+      }
+      this.#count(offset, clusterSize, entryAt);
+      if (offset % clusterSize !== 0) {
+        this.#report(
+          `ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`,
+          entryAt,
+        );
+        continue;
+      }
+      if (offset < this.#fileEnd) this.#countL2(offset, active);
+    }
+  }
+
+  #countL2(tableOffset: number, active: boolean): void {
+    const { file, geometry, header } = this.#metadata;
+    const { clusterSize, clusterBits, l2EntryCount, l2EntrySize } = geometry;
+    const read = file.file.readAt(tableOffset, this.#table);
+    this.#table.fill(0, read);
+    let expected = 0;
+    for (let index = 0; index < l2EntryCount; index++) {
+      const upper = this.#tableView.getUint32(index * l2EntrySize);
+      const lower = this.#tableView.getUint32(index * l2EntrySize + 4);
+      if (upper === 0 && lower === 0) continue;
+      const entryAt = tableOffset + index * l2EntrySize;
+      if ((upper & COMPRESSED_FLAG) !== 0) {
+        if ((upper & COPIED_FLAG) !== 0) {
+          this.#report(
+            `ERROR: coffset=${hexEntry(upper, lower)}: copied flag must never be set for compressed clusters`,
+            entryAt,
+          );
+        }
+        const { hostOffset, length } = decodeCompressedDescriptor(upper, lower, clusterBits);
+        this.#count(hostOffset, length, entryAt);
+        if (active) {
+          this.statistics.allocatedClusters++;
+          this.statistics.compressedClusters++;
+          // Compressed clusters are fragmented by nature: sectors are read again for neighbours.
+          this.statistics.fragmentedClusters++;
+        }
+        continue;
+      }
+      if (hasReservedL2Bits(upper, lower) || (header.version === 2 && (lower & ZERO_FLAG) !== 0)) {
+        this.#report(`ERROR found l2 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt);
+      }
+      const offset = entryOffset(upper, lower);
+      if (offset === 0 || hasDataFile(header)) continue;
+      if (active) {
+        this.statistics.allocatedClusters++;
+        if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters++;
+        expected = offset + clusterSize;
+      }
+      if (offset % clusterSize !== 0) {
+        this.#report(
+          `ERROR offset=${offset.toString(16)}: Cluster is not properly aligned; L2 entry corrupted.`,
+          entryAt,
+        );
+        continue;
+      }
+      this.#count(offset, clusterSize, entryAt);
+    }
+  }
+
+  /** Counts one reference to each cluster of a range; false where the range does not lie inside the file. */
+  #count(offset: number, length: number, referrer: number): boolean {
+    if (length <= 0) return true;
+    if (offset + length > this.#fileEnd) {
+      this.#report(
+        `ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset ${
+          hex(offset)
+        } size ${hex(length)}`,
+        referrer,
+      );
+      return false;
+    }
+    const { clusterSize } = this.#metadata.geometry;
+    const end = offset + length;
+    for (let position = alignDown(offset, clusterSize); position < end; position += clusterSize) {
+      this.references.add(position / clusterSize);
+    }
+    return true;
+  }
+}
+
+/**
+ * Writes an entry the way `check` shows it.
+ *
+ * @param upper Upper half of the entry.
+ * @param lower Lower half of the entry.
+ * @returns 64 bits in hexadecimal, without leading zeroes.
+ */
+export function hexEntry(upper: number, lower: number): string {
+  return ((BigInt(upper) << 32n) | BigInt(lower)).toString(16);
+}

@@ -1,0 +1,386 @@
+/**
+ * The metadata of an open image, all of it: header, L1 and L2 tables, refcounts, allocator and flush order.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import { AUTOCLEAR, INCOMPATIBLE, KNOWN_AUTOCLEAR } from "../format/feature_bits.ts";
+import type { Geometry } from "../format/geometry.ts";
+import { decodeBitmapsPointer, EXTENSION } from "../format/header_extensions.ts";
+import {
+  decodeHeader,
+  encodeMutableFields,
+  geometryOfHeader,
+  type Header,
+  headerClusterSize,
+  MUTABLE_FIELDS_OFFSET,
+} from "../format/header.ts";
+import { entryOffset } from "../format/table_entries.ts";
+import type { BlockFile } from "../storage/block_file.ts";
+import { ClusterAllocator } from "./allocator.ts";
+import { FlushOrder } from "./flush_order.ts";
+import { Mapping } from "./mapping.ts";
+import { type MetadataKind, type MetadataRange, MetadataRegions, overlapError } from "./metadata_regions.ts";
+import { type Durability, OrderedFile } from "./ordered_file.ts";
+import { PointerTable } from "./pointer_table.ts";
+import { Refcounts } from "./refcounts.ts";
+import { readSnapshotTable } from "./snapshots.ts";
+import { TableCache, type TableSlice } from "./table_cache.ts";
+
+/** How {@linkcode ImageMetadata.open} shall treat the image. */
+export interface ImageMetadataOptions {
+  /** Whether the image may be changed. */
+  readonly write: boolean;
+  /** How much a flush promises. */
+  readonly durability: Durability;
+  /** The most bytes of L2 tables to keep in memory; by default as much as the disk has, up to 32 MiB. */
+  readonly cacheSize?: number | undefined;
+}
+
+/** Tables are cached in slices of this size, or of a cluster where that is smaller. */
+const MAX_SLICE_SIZE = 4096;
+/** L2 tables are cached whole up to this size in bytes: it covers a disk of 256 GiB with clusters of 64 KiB. */
+const MAX_DEFAULT_CACHE_SIZE = 32 * 1024 * 1024;
+const MIN_DEFAULT_CACHE_SIZE = 256 * 1024;
+/** Refcounts are needed in allocation order, which jumps less: a part of the L2 cache's size does. */
+const REFCOUNT_CACHE_SHARE = 1 / 8;
+const MIN_REFCOUNT_CACHE_SIZE = 64 * 1024;
+/** How much is read before it is known how large the first cluster is. */
+const FIRST_READ_LENGTH = 65536;
+/** QEMU counts virtual sizes in these. */
+const SECTOR_SIZE = 512;
+
+/**
+ * Reads and checks the header of an image.
+ *
+ * @param file The file.
+ * @returns The header.
+ * @throws {Qcow2Error} As `decodeHeader` does.
+ */
+export function readHeader(file: BlockFile): Header {
+  let bytes = readStart(file, FIRST_READ_LENGTH);
+  const clusterSize = headerClusterSize(bytes);
+  if (clusterSize > bytes.length) bytes = readStart(file, clusterSize);
+  return decodeHeader(bytes);
+}
+
+function readStart(file: BlockFile, maxLength: number): Uint8Array {
+  const bytes = new Uint8Array(Math.min(file.size, maxLength));
+  return bytes.subarray(0, file.readAt(0, bytes));
+}
+
+/** The metadata of one open image. */
+export class ImageMetadata {
+  /** The host file. */
+  readonly file: OrderedFile;
+  /** Sizes and index splits. */
+  readonly geometry: Geometry;
+  /** The virtual size in bytes: what the header says, in whole sectors. */
+  readonly diskSize: number;
+  /** Slices of L2 tables. */
+  readonly l2Cache: TableCache;
+  /** Slices of refcount blocks. */
+  readonly refcountCache: TableCache;
+  /** How often each host cluster is used. */
+  readonly refcounts: Refcounts;
+  /** Hands out host clusters. */
+  readonly allocator: ClusterAllocator;
+  /** From guest offsets to host clusters. */
+  readonly mapping: Mapping;
+  readonly #order: FlushOrder;
+  readonly #regions: MetadataRegions;
+  readonly #write: boolean;
+  #header: Header;
+  #writePrepared = false;
+
+  private constructor(file: OrderedFile, header: Header, options: ImageMetadataOptions) {
+    this.file = file;
+    this.#header = header;
+    this.#write = options.write;
+    this.geometry = geometryOfHeader(header);
+    this.diskSize = header.size - header.size % SECTOR_SIZE;
+    const { clusterSize, l2EntrySize } = this.geometry;
+
+    const sliceSize = Math.min(MAX_SLICE_SIZE, clusterSize);
+    const wholeSize = Math.ceil(this.diskSize / clusterSize) * l2EntrySize;
+    const cacheSize = options.cacheSize ??
+      Math.min(MAX_DEFAULT_CACHE_SIZE, Math.max(MIN_DEFAULT_CACHE_SIZE, wholeSize));
+    const refcountCacheSize = options.cacheSize === undefined
+      ? Math.max(MIN_REFCOUNT_CACHE_SIZE, cacheSize * REFCOUNT_CACHE_SHARE)
+      : cacheSize * REFCOUNT_CACHE_SHARE;
+    this.l2Cache = new TableCache(file, {
+      sliceSize,
+      maxSize: cacheSize,
+      writeBack: (slice) => this.#writeBackL2(slice),
+    });
+    this.refcountCache = new TableCache(file, {
+      sliceSize,
+      maxSize: refcountCacheSize,
+      // A refcount may reach the file early: it only rises before the reference is there, and falls after it is gone.
+      writeBack: () => this.refcountCache.writeDirty(),
+    });
+
+    const l1 = PointerTable.read(file, header.l1TableOffset, header.l1EntryCount);
+    const refcountTable = PointerTable.read(
+      file,
+      header.refcountTableOffset,
+      header.refcountTableClusterCount * clusterSize / 8,
+    );
+    this.#regions = new MetadataRegions(
+      clusterSize,
+      l1.entryCount + refcountTable.entryCount,
+      (offset) => this.#findTable(offset),
+    );
+    this.refcounts = new Refcounts(
+      file,
+      this.geometry,
+      this.refcountCache,
+      refcountTable,
+      (offset, length) => this.#claimForRefcounts(offset, length),
+    );
+    this.allocator = new ClusterAllocator(
+      this.geometry,
+      this.refcounts,
+      (offset, length) => this.assertNoMetadata("newly allocated clusters", offset, length),
+    );
+    this.mapping = new Mapping(file, this.geometry, l1, this.l2Cache, this.allocator, {
+      version: header.version,
+      onNewTable: (offset) => this.#regions.addTable(offset),
+      onCorruption: (message, offset) => this.corruption(message, offset),
+    });
+    this.#order = new FlushOrder({
+      file,
+      refcountCache: this.refcountCache,
+      l2Cache: this.l2Cache,
+      refcounts: this.refcounts,
+      mapping: this.mapping,
+      allocator: this.allocator,
+      clusterSize,
+      writeHeader: () => this.#writeMovedRefcountTable(),
+      onFreed: ({ offset, count }) => this.file.file.punchHole(offset, count * clusterSize),
+    });
+  }
+
+  /**
+   * Reads header, L1 table and refcount table. The cost does not depend on how much the image holds.
+   *
+   * @param file The host file.
+   * @param options How to treat it.
+   * @returns The metadata.
+   * @throws {Qcow2Error} As `decodeHeader` does, or with code `marked-corrupt` where a damaged image shall be written.
+   */
+  static open(file: BlockFile, options: ImageMetadataOptions): ImageMetadata {
+    const header = readHeader(file);
+    return new ImageMetadata(new OrderedFile(file, options.durability), header, options);
+  }
+
+  /** The header as it stands in the file. */
+  get header(): Header {
+    return this.#header;
+  }
+
+  /** Whether the image carries the corrupt bit. */
+  get markedCorrupt(): boolean {
+    return (this.#header.incompatibleFeatures & INCOMPATIBLE.corrupt) !== 0n;
+  }
+
+  /** Whether the refcounts may be stale since the last writer did not get to the end. */
+  get markedDirty(): boolean {
+    return (this.#header.incompatibleFeatures & INCOMPATIBLE.dirty) !== 0n;
+  }
+
+  /**
+   * Makes the image ready for its first change: indexes where metadata stands, and clears the autoclear bits that would no
+   * longer be true. Later calls cost nothing.
+   *
+   * @throws {Qcow2Error} With code `marked-corrupt`, or `corrupt` where tables lie over each other.
+   */
+  prepareForWriting(): void {
+    if (this.#writePrepared) return;
+    if (this.markedCorrupt) {
+      throw new Qcow2Error("marked-corrupt", "Image is corrupt; it must be repaired before it can be written", {
+        offset: 72,
+        found: "the corrupt bit",
+        expected: "an image without it",
+      });
+    }
+    this.#indexRegions();
+    const autoclear = this.#truthfulAutoclearFeatures();
+    if (autoclear !== this.#header.autoclearFeatures) this.updateHeader({ autoclearFeatures: autoclear });
+    this.#writePrepared = true;
+  }
+
+  /**
+   * Changes fields of the header and makes them durable. Where that fails, the header in memory is as before.
+   *
+   * @param changes The fields to change, out of those that `encodeMutableFields` writes.
+   */
+  updateHeader(changes: Partial<Header>): void {
+    this.#writeHeader(changes);
+    this.file.sync();
+  }
+
+  /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */
+  flush(): void {
+    try {
+      this.#order.flush();
+    } catch (error) {
+      throw this.#noteCorruption(error);
+    }
+  }
+
+  /** Flushes whatever the durability is: for closing. */
+  flushForGood(): void {
+    this.flush();
+    this.file.syncForGood();
+  }
+
+  /**
+   * Refuses a write that would destroy metadata, and marks the image as corrupt: only damaged tables can lead there.
+   *
+   * @param what What was to be written, for the message.
+   * @param offset Host offset in bytes.
+   * @param length Length in bytes.
+   * @throws {Qcow2Error} With code `corrupt`.
+   */
+  assertNoMetadata(what: string, offset: number, length: number): void {
+    const kind = this.#regions.find(offset, length);
+    if (kind !== undefined) throw this.#noteCorruption(overlapError(what, offset, kind));
+  }
+
+  /**
+   * Makes an error of a broken table, and marks the image so that nothing builds upon it: it takes no more writes until it
+   * is repaired.
+   *
+   * @param message What is wrong.
+   * @param offset Where, as host offset in bytes.
+   * @returns The error to throw.
+   */
+  corruption(message: string, offset: number): Qcow2Error {
+    return this.#noteCorruption(new Qcow2Error("corrupt", message, { offset }));
+  }
+
+  /** Rebuilds what was derived from tables that a repair has changed. */
+  reset(): void {
+    this.allocator.reset();
+    this.#writePrepared = false;
+  }
+
+  #noteCorruption<E>(error: E): E {
+    if (!(error instanceof Qcow2Error) || error.code !== "corrupt" || !this.#write || this.markedCorrupt) return error;
+    // Without a bit for it, version 2 images cannot be marked.
+    if (this.#header.version === 2) return error;
+    try {
+      this.updateHeader({ incompatibleFeatures: this.#header.incompatibleFeatures | INCOMPATIBLE.corrupt });
+      this.#writePrepared = false;
+    } catch {
+      // The corruption is the news; that it could not be noted in the file changes nothing for the caller.
+    }
+    return error;
+  }
+
+  #writeHeader(changes: Partial<Header>): void {
+    const changed = { ...this.#header, ...changes };
+    this.file.writeAt(MUTABLE_FIELDS_OFFSET, encodeMutableFields(changed));
+    this.#header = changed;
+  }
+
+  #writeMovedRefcountTable(): void {
+    const { table } = this.refcounts;
+    this.#writeHeader({
+      refcountTableOffset: table.offset,
+      refcountTableClusterCount: table.bytes.length / this.geometry.clusterSize,
+    });
+    if (this.#writePrepared) this.#regions.setRanges(this.#metadataRanges());
+  }
+
+  #writeBackL2(slice: TableSlice): void {
+    const { unlinkedTables } = this.mapping;
+    const isUnlinked = (candidate: TableSlice): boolean =>
+      unlinkedTables.has(candidate.hostOffset - candidate.hostOffset % this.geometry.clusterSize);
+    if (isUnlinked(slice)) this.l2Cache.writeDirty(false, isUnlinked);
+    else this.#order.writeBack();
+  }
+
+  /** What the autoclear field may go on saying once the image is written by a program that knows these bits only. */
+  #truthfulAutoclearFeatures(): bigint {
+    let features = this.#header.autoclearFeatures & KNOWN_AUTOCLEAR;
+    if (!this.#header.extensions.some(({ type }) => type === EXTENSION.bitmaps)) features &= ~AUTOCLEAR.bitmaps;
+    return features;
+  }
+
+  #claimForRefcounts(offset: number, length: number): void {
+    this.assertNoMetadata("new refcount structures", offset, length);
+    for (let cluster = offset; cluster < offset + length; cluster += this.geometry.clusterSize) {
+      this.#regions.addTable(cluster);
+    }
+  }
+
+  /** Notes where all metadata stands, and refuses tables that lie over each other. */
+  #indexRegions(): void {
+    this.#regions.setRanges(this.#metadataRanges());
+    const { table } = this.refcounts;
+    for (let index = 0; index < table.entryCount; index++) {
+      const offset = this.refcounts.blockOffset(index);
+      if (offset !== 0) this.#indexTable("refcount block", offset);
+    }
+    const { l1 } = this.mapping;
+    const { clusterSize } = this.geometry;
+    for (let index = 0; index < l1.entryCount; index++) {
+      const offset = entryOffset(l1.upper(index), l1.lower(index));
+      // One that is not aligned is reported when it is used.
+      if (offset !== 0 && offset % clusterSize === 0) this.#indexTable("active L2 table", offset);
+    }
+  }
+
+  #indexTable(kind: MetadataKind, offset: number): void {
+    const found = this.#regions.find(offset, this.geometry.clusterSize);
+    if (found !== undefined && found !== kind) {
+      throw this.#noteCorruption(overlapError(`${kind}`, offset, found));
+    }
+    this.#regions.addTable(offset);
+  }
+
+  /** Looks a cluster up among refcount blocks and active L2 tables. */
+  #findTable(clusterOffset: number): MetadataKind | undefined {
+    const { table } = this.refcounts;
+    for (let index = 0; index < table.entryCount; index++) {
+      if (this.refcounts.blockOffset(index) === clusterOffset) return "refcount block";
+    }
+    const { l1 } = this.mapping;
+    for (let index = 0; index < l1.entryCount; index++) {
+      if (entryOffset(l1.upper(index), l1.lower(index)) === clusterOffset) return "active L2 table";
+    }
+    return undefined;
+  }
+
+  #metadataRanges(): MetadataRange[] {
+    const { clusterSize } = this.geometry;
+    const header = this.#header;
+    const ranges: MetadataRange[] = [
+      { kind: "header", offset: 0, length: clusterSize },
+      { kind: "active L1 table", offset: header.l1TableOffset, length: header.l1EntryCount * 8 },
+      {
+        kind: "refcount table",
+        offset: header.refcountTableOffset,
+        length: header.refcountTableClusterCount * clusterSize,
+      },
+    ];
+    const { snapshots, length } = readSnapshotTable(this.file.file, header);
+    ranges.push({ kind: "snapshot table", offset: header.snapshotTableOffset, length });
+    for (const snapshot of snapshots) {
+      ranges.push({
+        kind: "inactive L1 table",
+        offset: snapshot.l1TableOffset,
+        length: snapshot.l1EntryCount * 8,
+      });
+    }
+    const bitmaps = header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
+    if (bitmaps !== undefined) {
+      const { directoryOffset, directorySize } = decodeBitmapsPointer(bitmaps.data);
+      ranges.push({ kind: "bitmap directory", offset: directoryOffset, length: directorySize });
+    }
+    return ranges;
+  }
+}

@@ -1,0 +1,366 @@
+/**
+ * From guest offsets to host clusters: the L1 table and the L2 tables.
+ *
+ * @module
+ */
+
+import { hex, Qcow2Error } from "../errors.ts";
+import type { Geometry } from "../format/geometry.ts";
+import {
+  COMPRESSED_FLAG,
+  COPIED_FLAG,
+  decodeCompressedDescriptor,
+  entryLower,
+  entryOffset,
+  entryUpper,
+  ZERO_FLAG,
+} from "../format/table_entries.ts";
+import type { ClusterAllocator } from "./allocator.ts";
+import type { OrderedFile } from "./ordered_file.ts";
+import type { PointerTable } from "./pointer_table.ts";
+import { clearStaleBytes } from "./refcounts.ts";
+import type { TableCache, TableSlice } from "./table_cache.ts";
+
+/** What an L2 entry says of a guest cluster. Numbers, since they are compared once for each cluster. */
+export const ClusterKind = {
+  /** Nothing is allocated; reads as the backing disk or as zeroes. */
+  unallocated: 0,
+  /** Reads as zeroes, without a host cluster. */
+  zero: 1,
+  /** Reads as zeroes, with a host cluster kept in reserve. */
+  zeroAllocated: 2,
+  /** Stands in a host cluster. */
+  data: 3,
+  /** Stands compressed in one or more host clusters. */
+  compressed: 4,
+} as const;
+/** One of the values of {@linkcode ClusterKind}. */
+export type ClusterKind = (typeof ClusterKind)[keyof typeof ClusterKind];
+
+/** A stretch of the disk that one kind of entry maps, contiguous on the host. Reused from call to call. */
+export class MappedRun {
+  /** What the entries say. */
+  kind: ClusterKind = ClusterKind.unallocated;
+  /** Host offset of the stretch's first byte, for `data` and `zeroAllocated`; of the compressed bytes for `compressed`. */
+  hostOffset = 0;
+  /** Length of the stretch in bytes. */
+  length = 0;
+  /** Whether the host clusters are used by this disk alone, so that they may be written in place. */
+  copied = false;
+  /** Bytes of compressed data at most, for `compressed`. */
+  compressedLength = 0;
+}
+
+/** What {@linkcode Mapping} needs of the image around it. */
+export interface MappingOptions {
+  /** Format version. */
+  readonly version: 2 | 3;
+  /** Called with the host offset of each cluster that becomes an L2 table. */
+  readonly onNewTable: (offset: number) => void;
+  /** Turns a broken entry into the error to throw, and marks the image. */
+  readonly onCorruption: (message: string, offset: number) => Qcow2Error;
+}
+
+/**
+ * The two-level map of the disk. The L1 table is in memory, L2 tables are cached in slices.
+ *
+ * Changes are made in memory; `FlushOrder` decides when they reach the file.
+ */
+export class Mapping {
+  /** The active L1 table. */
+  readonly l1: PointerTable;
+  /** L2 tables that no L1 entry in the file points to yet: they may be written at any time, nobody sees them. */
+  readonly unlinkedTables: Set<number> = new Set<number>();
+  readonly #file: OrderedFile;
+  readonly #geometry: Geometry;
+  readonly #cache: TableCache;
+  readonly #allocator: ClusterAllocator;
+  readonly #options: MappingOptions;
+  readonly #sliceSpan: number;
+
+  /**
+   * @param file The host file.
+   * @param geometry The image's geometry.
+   * @param l1 The active L1 table.
+   * @param cache A cache of slices of L2 tables.
+   * @param allocator Where clusters for new tables come from.
+   * @param options Version and callbacks.
+   */
+  constructor(
+    file: OrderedFile,
+    geometry: Geometry,
+    l1: PointerTable,
+    cache: TableCache,
+    allocator: ClusterAllocator,
+    options: MappingOptions,
+  ) {
+    this.#file = file;
+    this.#geometry = geometry;
+    this.l1 = l1;
+    this.#cache = cache;
+    this.#allocator = allocator;
+    this.#options = options;
+    this.#sliceSpan = cache.sliceSize / geometry.l2EntrySize * geometry.clusterSize;
+  }
+
+  /** Bytes of the disk that one slice of an L2 table maps: what {@linkcode Mapping.prepareSlice} makes ready. */
+  get sliceSpan(): number {
+    return this.#sliceSpan;
+  }
+
+  /**
+   * Finds what a stretch of the disk is mapped to, as far as one kind of entry and one run on the host go.
+   *
+   * @param offset Guest offset in bytes.
+   * @param maxLength How far to look in bytes, at least 1.
+   * @param run Receives the answer.
+   * @throws {Qcow2Error} With code `corrupt` where an entry contradicts the format.
+   */
+  find(offset: number, maxLength: number, run: MappedRun): void {
+    const { clusterSize, l2TableSpan } = this.#geometry;
+    run.length = 0;
+    let position = offset;
+    const end = offset + maxLength;
+    while (position < end) {
+      const tableOffset = this.#tableOffset(Math.floor(position / l2TableSpan));
+      if (tableOffset === 0) {
+        if (run.length > 0 && run.kind !== ClusterKind.unallocated) return;
+        run.kind = ClusterKind.unallocated;
+        run.copied = false;
+        const next = position - position % l2TableSpan + l2TableSpan;
+        run.length += Math.min(next, end) - position;
+        position = next;
+        continue;
+      }
+      const slice = this.#sliceAt(tableOffset, position);
+      const sliceEnd = Math.min(end, position - position % this.#sliceSpan + this.#sliceSpan);
+      let index = Math.floor(position % this.#sliceSpan / clusterSize);
+      while (position < sliceEnd) {
+        if (!this.#extend(run, slice, index, position)) return;
+        const next = position - position % clusterSize + clusterSize;
+        run.length += Math.min(next, end) - position;
+        position = next;
+        index++;
+      }
+    }
+  }
+
+  /**
+   * Makes the slice ready whose entries map a stretch of the disk: an absent L2 table is made, a shared one is copied.
+   *
+   * @param offset Guest offset in bytes.
+   * @returns The slice; the caller changes its entries through {@linkcode Mapping.link} and {@linkcode Mapping.unlink}.
+   * @throws {Qcow2Error} With code `no-space` where no cluster can be had, `corrupt` where the table is damaged.
+   */
+  prepareSlice(offset: number): TableSlice {
+    const l1Index = Math.floor(offset / this.#geometry.l2TableSpan);
+    let tableOffset = this.#tableOffset(l1Index);
+    if (tableOffset === 0) {
+      tableOffset = this.#makeTable(l1Index);
+    } else if ((this.l1.upper(l1Index) & COPIED_FLAG) === 0) {
+      tableOffset = this.#copyTable(l1Index, tableOffset);
+    }
+    return this.#sliceAt(tableOffset, offset);
+  }
+
+  /**
+   * Whether a stretch of the disk has an L2 table.
+   *
+   * @param offset Guest offset in bytes.
+   * @returns Whether the L1 entry points to a table.
+   */
+  hasTable(offset: number): boolean {
+    return this.#tableOffset(Math.floor(offset / this.#geometry.l2TableSpan)) !== 0;
+  }
+
+  /**
+   * Points entries to a run of host clusters that hold the guest's data. What they pointed to before is freed later.
+   *
+   * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
+   * @param offset Guest offset of the first cluster in bytes, aligned.
+   * @param count How many clusters; all within the slice.
+   * @param hostOffset Host offset of the first cluster in bytes.
+   */
+  link(slice: TableSlice, offset: number, count: number, hostOffset: number): void {
+    const { clusterSize } = this.#geometry;
+    const first = offset % this.#sliceSpan / clusterSize;
+    for (let index = 0; index < count; index++) {
+      const host = hostOffset + index * clusterSize;
+      this.#replace(slice, first + index, entryUpper(host, COPIED_FLAG), entryLower(host), host);
+    }
+    this.#cache.markDirty(slice);
+  }
+
+  /**
+   * Takes host clusters away from entries.
+   *
+   * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
+   * @param offset Guest offset of the first cluster in bytes, aligned.
+   * @param count How many clusters; all within the slice.
+   * @param readsAsZero Whether the entries say zero from now on; otherwise they are unallocated.
+   */
+  unlink(slice: TableSlice, offset: number, count: number, readsAsZero: boolean): void {
+    const first = offset % this.#sliceSpan / this.#geometry.clusterSize;
+    for (let index = 0; index < count; index++) {
+      this.#replace(slice, first + index, 0, readsAsZero ? ZERO_FLAG : 0, 0);
+    }
+    this.#cache.markDirty(slice);
+  }
+
+  /**
+   * Makes entries read as zeroes and keeps their host clusters in reserve.
+   *
+   * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
+   * @param offset Guest offset of the first cluster in bytes, aligned.
+   * @param count How many clusters; all within the slice, none compressed.
+   */
+  setZeroFlag(slice: TableSlice, offset: number, count: number): void {
+    const { clusterSize, l2EntrySize } = this.#geometry;
+    const first = offset % this.#sliceSpan / clusterSize;
+    for (let index = first; index < first + count; index++) {
+      const position = index * l2EntrySize + 4;
+      slice.view.setUint32(position, (slice.view.getUint32(position) | ZERO_FLAG) >>> 0);
+    }
+    this.#cache.markDirty(slice);
+  }
+
+  /**
+   * The host offset of an L2 table.
+   *
+   * @param l1Index Index in the active L1 table.
+   * @returns The offset in bytes; 0 where there is no table.
+   */
+  #tableOffset(l1Index: number): number {
+    const offset = entryOffset(this.l1.upper(l1Index), this.l1.lower(l1Index));
+    if (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
+      throw this.#options.onCorruption(
+        `L2 table offset ${hex(offset)} unaligned (L1 index: ${hex(l1Index)})`,
+        this.l1.offset + l1Index * 8,
+      );
+    }
+    return offset;
+  }
+
+  #sliceAt(tableOffset: number, guestOffset: number): TableSlice {
+    const { l2TableSpan, clusterSize, l2EntrySize } = this.#geometry;
+    const position = Math.floor(guestOffset % l2TableSpan / clusterSize) * l2EntrySize;
+    return this.#cache.get(tableOffset + position - position % this.#cache.sliceSize);
+  }
+
+  /** Adds one entry to a run; false where it does not continue it. */
+  #extend(run: MappedRun, slice: TableSlice, index: number, position: number): boolean {
+    const entry = index * this.#geometry.l2EntrySize;
+    const upper = slice.view.getUint32(entry);
+    const lower = slice.view.getUint32(entry + 4);
+    const starts = run.length === 0;
+    if ((upper & COMPRESSED_FLAG) !== 0) {
+      if (!starts) return false;
+      const descriptor = decodeCompressedDescriptor(upper, lower, this.#geometry.clusterBits);
+      run.kind = ClusterKind.compressed;
+      run.hostOffset = descriptor.hostOffset;
+      run.compressedLength = descriptor.length;
+      run.copied = false;
+      return true;
+    }
+    const offset = entryOffset(upper, lower);
+    const kind = this.#kindOf(lower, offset, slice.hostOffset + entry);
+    if (kind <= ClusterKind.zero) {
+      if (starts) {
+        run.kind = kind;
+        run.copied = false;
+        run.hostOffset = 0;
+      }
+      return run.kind === kind;
+    }
+    const { clusterSize } = this.#geometry;
+    if (offset % clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
+      throw this.#options.onCorruption(
+        `Cluster allocation offset ${hex(offset)} unaligned (L2 offset: ${hex(slice.hostOffset)}, L2 index: ${
+          hex(index)
+        })`,
+        slice.hostOffset + entry,
+      );
+    }
+    const copied = (upper & COPIED_FLAG) !== 0;
+    if (starts) {
+      run.kind = kind;
+      run.copied = copied;
+      run.hostOffset = offset + position % clusterSize;
+      return true;
+    }
+    return run.kind === kind && run.copied === copied && run.hostOffset + run.length === offset;
+  }
+
+  #kindOf(lower: number, offset: number, entryHostOffset: number): ClusterKind {
+    if ((lower & ZERO_FLAG) === 0) return offset === 0 ? ClusterKind.unallocated : ClusterKind.data;
+    if (this.#options.version === 2) {
+      throw this.#options.onCorruption(
+        `Zero cluster entry found in pre-v3 image (L2 entry offset: ${hex(entryHostOffset)})`,
+        entryHostOffset,
+      );
+    }
+    return offset === 0 ? ClusterKind.zero : ClusterKind.zeroAllocated;
+  }
+
+  /** Writes an entry, and gives up what it pointed to unless that is the host cluster it keeps. */
+  #replace(slice: TableSlice, index: number, upper: number, lower: number, keptOffset: number): void {
+    const position = index * this.#geometry.l2EntrySize;
+    const oldUpper = slice.view.getUint32(position);
+    const oldLower = slice.view.getUint32(position + 4);
+    slice.view.setUint32(position, upper);
+    slice.view.setUint32(position + 4, lower);
+    this.#forgetReference(oldUpper, oldLower, keptOffset);
+  }
+
+  #forgetReference(upper: number, lower: number, keptOffset: number): void {
+    const { clusterSize, clusterBits } = this.#geometry;
+    if ((upper & COMPRESSED_FLAG) === 0) {
+      const offset = entryOffset(upper, lower);
+      if (offset !== 0 && offset !== keptOffset) this.#allocator.freeLater(offset);
+      return;
+    }
+    // A compressed cluster has one reference to each host cluster that its sectors touch.
+    const { hostOffset, length } = decodeCompressedDescriptor(upper, lower, clusterBits);
+    const first = hostOffset - hostOffset % clusterSize;
+    for (let offset = first; offset < hostOffset + length; offset += clusterSize) this.#allocator.freeLater(offset);
+  }
+
+  #makeTable(l1Index: number): number {
+    const offset = this.#allocator.allocateCluster();
+    try {
+      clearStaleBytes(this.#file, offset, this.#geometry.clusterSize);
+    } catch (error) {
+      this.#allocator.release({ offset, count: 1 });
+      throw error;
+    }
+    this.#pointTo(l1Index, offset);
+    return offset;
+  }
+
+  /**
+   * Copies an L2 table that a snapshot shares. The children keep their refcounts: each is reached by as many L1 tables as
+   * before, once of them through the copy.
+   */
+  #copyTable(l1Index: number, oldOffset: number): number {
+    const { clusterSize } = this.#geometry;
+    const offset = this.#allocator.allocateCluster();
+    try {
+      const bytes = new Uint8Array(clusterSize);
+      this.#file.file.readAt(oldOffset, bytes);
+      this.#file.writeAt(offset, bytes);
+    } catch (error) {
+      this.#allocator.release({ offset, count: 1 });
+      throw error;
+    }
+    this.#pointTo(l1Index, offset);
+    this.#allocator.freeLater(oldOffset);
+    return offset;
+  }
+
+  #pointTo(l1Index: number, tableOffset: number): void {
+    this.#cache.drop(tableOffset, this.#geometry.clusterSize);
+    this.unlinkedTables.add(tableOffset);
+    this.#options.onNewTable(tableOffset);
+    this.l1.set(l1Index, entryUpper(tableOffset, COPIED_FLAG), entryLower(tableOffset));
+  }
+}

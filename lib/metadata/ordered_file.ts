@@ -1,0 +1,91 @@
+/**
+ * The host file as the flush order sees it: it knows whether anything was written since the last sync.
+ *
+ * @module
+ */
+
+import { fromHostError, Qcow2Error } from "../errors.ts";
+import type { BlockFile } from "../storage/block_file.ts";
+
+/** How much a flush promises: `full` syncs where the flush order demands it, `none` only when the image is closed. */
+export type Durability = "full" | "none";
+
+/** A {@linkcode BlockFile} that counts what is not yet on stable storage. */
+export class OrderedFile {
+  /** The file itself: reads and everything that needs no order go straight to it. */
+  readonly file: BlockFile;
+  readonly #durability: Durability;
+  #unsynced = false;
+  #failure: Qcow2Error | undefined;
+
+  /**
+   * @param file The file beneath.
+   * @param durability Whether {@linkcode OrderedFile.sync} really syncs.
+   */
+  constructor(file: BlockFile, durability: Durability) {
+    this.file = file;
+    this.#durability = durability;
+  }
+
+  /** Whether something was written that the last sync did not cover. */
+  get unsynced(): boolean {
+    return this.#unsynced;
+  }
+
+  /** The failed sync that leaves it unknown what is on stable storage, if there was one. */
+  get failure(): Qcow2Error | undefined {
+    return this.#failure;
+  }
+
+  /**
+   * Writes bytes; they are durable after the next {@linkcode OrderedFile.sync}.
+   *
+   * @param offset Host offset in bytes.
+   * @param data What to write.
+   */
+  writeAt(offset: number, data: Uint8Array): void {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure);
+    this.#unsynced = true;
+    this.file.writeAt(offset, data);
+  }
+
+  /**
+   * Writes bytes whose loss in a crash costs nothing but space, such as a refcount that fell: they do not ask for a sync.
+   *
+   * @param offset Host offset in bytes.
+   * @param data What to write.
+   */
+  writeLazilyAt(offset: number, data: Uint8Array): void {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure);
+    this.file.writeAt(offset, data);
+  }
+
+  /** Makes everything durable that was written; costs nothing where nothing was. */
+  sync(): void {
+    if (this.#durability === "full") this.syncForGood();
+    else if (this.#failure !== undefined) throw this.#refusal(this.#failure);
+  }
+
+  /** Like {@linkcode OrderedFile.sync}, whatever the durability is: for closing. */
+  syncForGood(): void {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure);
+    if (!this.#unsynced) return;
+    try {
+      this.file.sync();
+    } catch (error) {
+      // The host may have dropped what it could not write and answer the next sync with success. Nobody knows what is on
+      // stable storage from here on, so nothing more may be built upon it.
+      this.#failure = fromHostError(error, `Cannot make "${this.file.name}" durable`);
+      throw this.#failure;
+    }
+    this.#unsynced = false;
+  }
+
+  #refusal(cause: Qcow2Error): Qcow2Error {
+    return new Qcow2Error(
+      "failed",
+      `"${this.file.name}" takes no more writes after a failed sync; close it and check the image`,
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * Builds new refcount structures from scratch, beside the old ones.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import { alignUp } from "../format/geometry.ts";
+import { MAX_REFCOUNT_TABLE_LENGTH } from "../format/limits.ts";
+import { setRefcount } from "../format/refcount_entries.ts";
+import { entryLower, entryUpper } from "../format/table_entries.ts";
+import { viewOf } from "../format/uint64.ts";
+import type { HostReferences } from "./host_references.ts";
+import type { ImageMetadata } from "./image_metadata.ts";
+import { PointerTable } from "./pointer_table.ts";
+
+/**
+ * Writes refcount blocks and a refcount table that say exactly what was counted, behind the end of the file, and points the
+ * header to them last: until then the old ones are untouched, and a crash changes nothing. The old ones are free afterwards.
+ *
+ * @param metadata The image.
+ * @param references What was counted; references by the old refcount structures do not matter.
+ * @returns The last cluster in use.
+ * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say,
+ * `no-space` where the refcount table would be too long.
+ */
+export function rebuildRefcounts(metadata: ImageMetadata, references: HostReferences): number {
+  const { geometry, file, refcounts } = metadata;
+  const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
+  const old = oldStructures(metadata);
+  const refcountOf = (cluster: number): number => references.get(cluster) - (old.has(cluster) ? 1 : 0);
+
+  const blocks = new Set<number>();
+  for (const cluster of references.clusters()) {
+    if (refcountOf(cluster) > 0) blocks.add(Math.floor(cluster / perBlock));
+  }
+  const areaStart = alignUp(file.file.size, clusterSize) / clusterSize;
+  let tableClusters = 0;
+  for (let settled = false; !settled;) {
+    const areaEnd = areaStart + blocks.size + tableClusters;
+    const before = blocks.size + tableClusters;
+    for (let block = Math.floor(areaStart / perBlock); block * perBlock < areaEnd; block++) blocks.add(block);
+    const entryCount = Math.max(...blocks) + 1;
+    tableClusters = Math.ceil(entryCount * 8 / clusterSize);
+    settled = blocks.size + tableClusters === before;
+  }
+  if (tableClusters * clusterSize > MAX_REFCOUNT_TABLE_LENGTH) {
+    throw new Qcow2Error("no-space", `Refcount table would need ${tableClusters * clusterSize} bytes`, {
+      expected: `at most ${MAX_REFCOUNT_TABLE_LENGTH}`,
+    });
+  }
+
+  const areaEnd = areaStart + blocks.size + tableClusters;
+  const tableOffset = (areaStart + blocks.size) * clusterSize;
+  const table = new PointerTable(tableOffset, new Uint8Array(tableClusters * clusterSize));
+  const bytes = new Uint8Array(clusterSize);
+  const view = viewOf(bytes);
+  let next = areaStart;
+  for (const block of [...blocks].sort((a, b) => a - b)) {
+    bytes.fill(0);
+    for (let index = 0; index < perBlock; index++) {
+      const cluster = block * perBlock + index;
+      const refcount = cluster >= areaStart && cluster < areaEnd ? 1 : refcountOf(cluster);
+      if (refcount > geometry.maxRefcount) {
+        throw new Qcow2Error("refcount-overflow", `Cluster ${cluster} has ${refcount} references`, {
+          offset: cluster * clusterSize,
+          found: refcount,
+          expected: `at most ${geometry.maxRefcount}`,
+        });
+      }
+      if (refcount > 0) setRefcount(view, index, refcountOrder, refcount);
+    }
+    file.writeAt(next * clusterSize, bytes);
+    table.set(block, entryUpper(next * clusterSize, 0), entryLower(next * clusterSize));
+    next++;
+  }
+  table.markAllDirty();
+  table.writeDirty(file);
+  file.sync();
+  metadata.updateHeader({ refcountTableOffset: tableOffset, refcountTableClusterCount: tableClusters });
+  refcounts.adopt(table);
+  metadata.reset();
+  return areaEnd - 1;
+}
+
+/** Clusters that count only because the old refcount table and blocks stand there. */
+function oldStructures(metadata: ImageMetadata): Set<number> {
+  const { refcounts, geometry, file } = metadata;
+  const { clusterSize } = geometry;
+  const clusters = new Set<number>();
+  const { table } = refcounts;
+  for (let offset = table.offset; offset < table.offset + table.bytes.length; offset += clusterSize) {
+    clusters.add(offset / clusterSize);
+  }
+  for (let block = 0; block < table.entryCount; block++) {
+    let offset = 0;
+    try {
+      offset = refcounts.blockOffset(block);
+    } catch {
+      // An entry that is no offset was not counted either.
+    }
+    if (offset !== 0 && offset < file.file.size + clusterSize) clusters.add(offset / clusterSize);
+  }
+  return clusters;
+}

@@ -1,0 +1,306 @@
+/**
+ * The refcount table and its blocks: how often each host cluster is used.
+ *
+ * @module
+ */
+
+import { hex, Qcow2Error } from "../errors.ts";
+import type { Geometry } from "../format/geometry.ts";
+import { MAX_REFCOUNT_TABLE_LENGTH } from "../format/limits.ts";
+import { findRefcount, getRefcount, setRefcount } from "../format/refcount_entries.ts";
+import { entryLower, entryUpper, refcountTableEntryOffset } from "../format/table_entries.ts";
+import type { OrderedFile } from "./ordered_file.ts";
+import { PointerTable } from "./pointer_table.ts";
+import type { TableCache, TableSlice } from "./table_cache.ts";
+
+/** A contiguous run of host clusters. */
+export interface ClusterRun {
+  /** Host offset of the first cluster in bytes. */
+  readonly offset: number;
+  /** How many clusters. */
+  readonly count: number;
+}
+
+/** How much longer than needed a grown refcount table is made, so that growing stays rare. */
+const TABLE_GROWTH = 1.5;
+
+/**
+ * The refcounts of an image. Clusters without a refcount block have refcount 0, as the format says.
+ *
+ * Every change is made in memory; {@linkcode FlushOrder} decides when it reaches the file.
+ */
+export class Refcounts {
+  readonly #file: OrderedFile;
+  readonly #geometry: Geometry;
+  readonly #cache: TableCache;
+  readonly #entriesPerSlice: number;
+  readonly #claim: (offset: number, length: number) => void;
+  #table: PointerTable;
+  /** The table in the file, and others that never got there, while a grown one waits for the header to point to it. */
+  #replacedTables: ClusterRun[] = [];
+
+  /**
+   * @param file The host file.
+   * @param geometry The image's geometry.
+   * @param cache A cache of slices of refcount blocks.
+   * @param table The refcount table.
+   * @param claim Called with the place of new blocks and tables before anything changes; throws where metadata stands there.
+   */
+  constructor(
+    file: OrderedFile,
+    geometry: Geometry,
+    cache: TableCache,
+    table: PointerTable,
+    claim: (offset: number, length: number) => void,
+  ) {
+    this.#file = file;
+    this.#geometry = geometry;
+    this.#cache = cache;
+    this.#entriesPerSlice = cache.sliceSize * 8 / geometry.refcountBits;
+    this.#table = table;
+    this.#claim = claim;
+  }
+
+  /** The refcount table as it is in memory. */
+  get table(): PointerTable {
+    return this.#table;
+  }
+
+  /** Whether the table has grown and the header in the file does not point to it yet. */
+  get tableMoved(): boolean {
+    return this.#replacedTables.length > 0;
+  }
+
+  /**
+   * Says that the header in the file points to the grown table now.
+   *
+   * @returns The clusters of the tables before it, which can be freed.
+   */
+  takeReplacedTables(): ClusterRun[] {
+    const replaced = this.#replacedTables;
+    this.#replacedTables = [];
+    return replaced;
+  }
+
+  /**
+   * Goes over to a table that was built anew and that the header in the file points to already.
+   *
+   * @param table The new table.
+   */
+  adopt(table: PointerTable): void {
+    this.#table = table;
+    this.#replacedTables = [];
+    this.#cache.clear();
+  }
+
+  /**
+   * The host offset of a refcount block.
+   *
+   * @param blockIndex Index in the refcount table.
+   * @returns The offset in bytes; 0 where the block is absent.
+   * @throws {Qcow2Error} With code `corrupt` where the table's entry is no offset of a cluster.
+   */
+  blockOffset(blockIndex: number): number {
+    if (blockIndex >= this.#table.entryCount) return 0;
+    const offset = refcountTableEntryOffset(this.#table.upper(blockIndex), this.#table.lower(blockIndex));
+    if (offset !== 0 && (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER)) {
+      throw new Qcow2Error(
+        "corrupt",
+        `Refcount block offset ${hex(offset)} is not aligned to the cluster size ${this.#geometry.clusterSize} ` +
+          `(reftable index: ${hex(blockIndex)})`,
+        { offset: this.#table.offset + blockIndex * 8, found: hex(offset), expected: "a multiple of the cluster size" },
+      );
+    }
+    return offset;
+  }
+
+  /**
+   * The refcount of a cluster.
+   *
+   * @param clusterIndex Index of the cluster in the host file.
+   * @returns The refcount; 0 where no block describes it.
+   */
+  get(clusterIndex: number): number {
+    const slice = this.#sliceOf(clusterIndex);
+    return slice === undefined
+      ? 0
+      : getRefcount(slice.view, clusterIndex % this.#entriesPerSlice, this.#geometry.refcountOrder);
+  }
+
+  /**
+   * Sets the refcount of a cluster that has a block.
+   *
+   * @param clusterIndex Index of the cluster in the host file.
+   * @param refcount The new value.
+   * @throws {Qcow2Error} With code `refcount-overflow` where it does not fit into the width, `corrupt` where no block
+   * describes the cluster.
+   */
+  set(clusterIndex: number, refcount: number): void {
+    if (refcount > this.#geometry.maxRefcount) {
+      throw new Qcow2Error(
+        "refcount-overflow",
+        `Refcount ${refcount} of cluster ${clusterIndex} does not fit into ${this.#geometry.refcountBits} bits`,
+        { found: refcount, expected: `at most ${this.#geometry.maxRefcount}` },
+      );
+    }
+    const slice = this.#sliceOf(clusterIndex);
+    if (slice === undefined) {
+      throw new Qcow2Error("corrupt", `No refcount block describes cluster ${clusterIndex}`, { found: "no block" });
+    }
+    setRefcount(slice.view, clusterIndex % this.#entriesPerSlice, this.#geometry.refcountOrder, refcount);
+    this.#cache.markDirty(slice);
+  }
+
+  /**
+   * Gives a run of free clusters refcount one.
+   *
+   * @param firstCluster Index of the first cluster.
+   * @param count How many; all of them have blocks.
+   */
+  setRunToOne(firstCluster: number, count: number): void {
+    const order = this.#geometry.refcountOrder;
+    for (let cluster = firstCluster; cluster < firstCluster + count;) {
+      const slice = this.#sliceOf(cluster);
+      if (slice === undefined) {
+        throw new Qcow2Error("corrupt", `No refcount block describes cluster ${cluster}`, { found: "no block" });
+      }
+      const first = cluster % this.#entriesPerSlice;
+      const end = Math.min(this.#entriesPerSlice, first + firstCluster + count - cluster);
+      for (let index = first; index < end; index++) setRefcount(slice.view, index, order, 1);
+      this.#cache.markDirty(slice);
+      cluster += end - first;
+    }
+  }
+
+  /**
+   * Finds free clusters in the range of one refcount block. A block that is absent is made, at the first cluster that it
+   * describes itself.
+   *
+   * @param from Index of the cluster to begin at.
+   * @param maxCount The longest run of use.
+   * @returns The first run of free clusters, or `undefined` where the block has none at or behind `from`.
+   */
+  findFreeInBlock(from: number, maxCount: number): ClusterRun | undefined {
+    const { refcountBlockEntryCount, refcountOrder, clusterSize } = this.#geometry;
+    const blockIndex = Math.floor(from / refcountBlockEntryCount);
+    if (this.blockOffset(blockIndex) === 0) this.#makeBlock(blockIndex);
+    const blockEnd = (blockIndex + 1) * refcountBlockEntryCount;
+    let start = -1;
+    for (let cluster = from; cluster < blockEnd;) {
+      const slice = this.#sliceOf(cluster);
+      if (slice === undefined) return undefined;
+      const sliceStart = cluster - cluster % this.#entriesPerSlice;
+      const sliceEnd = Math.min(this.#entriesPerSlice, blockEnd - sliceStart);
+      let index = cluster - sliceStart;
+      if (start < 0) {
+        index = findRefcount(slice.view, index, sliceEnd, refcountOrder, true);
+        if (index < sliceEnd) start = sliceStart + index;
+      }
+      if (start >= 0) {
+        const last = Math.min(sliceEnd, start + maxCount - sliceStart);
+        const used = findRefcount(slice.view, index, last, refcountOrder, false);
+        if (used < sliceEnd || sliceStart + sliceEnd >= blockEnd) {
+          return { offset: start * clusterSize, count: sliceStart + used - start };
+        }
+      }
+      cluster = sliceStart + sliceEnd;
+    }
+    return undefined;
+  }
+
+  #sliceOf(clusterIndex: number): TableSlice | undefined {
+    const { refcountBlockEntryCount, refcountBits } = this.#geometry;
+    const blockIndex = Math.floor(clusterIndex / refcountBlockEntryCount);
+    const blockOffset = this.blockOffset(blockIndex);
+    if (blockOffset === 0) return undefined;
+    const positionInBlock = (clusterIndex - blockIndex * refcountBlockEntryCount) * refcountBits / 8;
+    return this.#cache.get(blockOffset + positionInBlock - positionInBlock % this.#cache.sliceSize);
+  }
+
+  /**
+   * Makes an absent block. It stands at the first cluster that it describes: without a block all of them are free.
+   *
+   * ```
+   *   cluster  b*n   b*n+1  ...              n refcounts in a block
+   *            block  free  free ...         refcount of b*n is 1: the block describes itself
+   * ```
+   */
+  #makeBlock(blockIndex: number): void {
+    if (blockIndex >= this.#table.entryCount) {
+      this.#growTable(blockIndex);
+      return;
+    }
+    const cluster = blockIndex * this.#geometry.refcountBlockEntryCount;
+    this.#claim(cluster * this.#geometry.clusterSize, this.#geometry.clusterSize);
+    this.#placeBlock(blockIndex, cluster * this.#geometry.clusterSize);
+    this.set(cluster, 1);
+  }
+
+  #placeBlock(blockIndex: number, offset: number): void {
+    const { clusterSize } = this.#geometry;
+    clearStaleBytes(this.#file, offset, clusterSize);
+    this.#cache.drop(offset, clusterSize);
+    this.#table.set(blockIndex, entryUpper(offset, 0), entryLower(offset));
+  }
+
+  /**
+   * Replaces the refcount table by a longer one that reaches a block. The new blocks and the new table stand in a row behind
+   * everything that has refcounts, and the blocks describe themselves and the table:
+   *
+   * ```
+   *   | block b | block b+1 | ... | new refcount table | free ...
+   *   ^ first cluster that block b describes
+   * ```
+   *
+   * The header still points to the old table; the flush order changes that once all of this is durable.
+   */
+  #growTable(blockIndex: number): void {
+    const { clusterSize, refcountBlockEntryCount } = this.#geometry;
+    const entriesPerCluster = clusterSize / 8;
+    let tableClusters = 0;
+    let blocks = 1;
+    for (;;) {
+      const neededBlocks = Math.ceil((blocks + tableClusters) / refcountBlockEntryCount);
+      const entries = Math.max(blockIndex + neededBlocks, Math.ceil(this.#table.entryCount * TABLE_GROWTH));
+      const limited = Math.min(entries, MAX_REFCOUNT_TABLE_LENGTH / 8);
+      const neededTable = Math.ceil(limited / entriesPerCluster);
+      if (neededBlocks <= blocks && neededTable <= tableClusters) break;
+      blocks = Math.max(blocks, neededBlocks);
+      tableClusters = Math.max(tableClusters, neededTable);
+    }
+    const entryCount = tableClusters * entriesPerCluster;
+    if (entryCount * 8 > MAX_REFCOUNT_TABLE_LENGTH || blockIndex + blocks > entryCount) {
+      throw new Qcow2Error(
+        "no-space",
+        `Refcount table would need ${(blockIndex + blocks) * 8} bytes, expected at most ${MAX_REFCOUNT_TABLE_LENGTH}`,
+        { expected: `at most ${MAX_REFCOUNT_TABLE_LENGTH}` },
+      );
+    }
+    const firstCluster = blockIndex * refcountBlockEntryCount;
+    const tableOffset = (firstCluster + blocks) * clusterSize;
+    this.#claim(firstCluster * clusterSize, (blocks + tableClusters) * clusterSize);
+    clearStaleBytes(this.#file, tableOffset, tableClusters * clusterSize);
+    const bytes = new Uint8Array(entryCount * 8);
+    bytes.set(this.#table.bytes);
+    const old = this.#table;
+    this.#table = new PointerTable(tableOffset, bytes);
+    this.#table.markAllDirty();
+    this.#replacedTables.push({ offset: old.offset, count: old.entryCount / entriesPerCluster });
+    for (let index = 0; index < blocks; index++) {
+      this.#placeBlock(blockIndex + index, (firstCluster + index) * clusterSize);
+    }
+    this.setRunToOne(firstCluster, blocks + tableClusters);
+  }
+}
+
+/**
+ * Makes a cluster read as zeroes that is about to become a table: one behind the end of the file does already.
+ *
+ * @param file The host file.
+ * @param offset Host offset in bytes.
+ * @param length Length in bytes.
+ */
+export function clearStaleBytes(file: OrderedFile, offset: number, length: number): void {
+  const end = Math.min(offset + length, file.file.size);
+  if (end > offset) file.writeAt(offset, new Uint8Array(end - offset));
+}

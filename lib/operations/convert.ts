@@ -1,0 +1,192 @@
+/**
+ * Copies the content of one disk to another.
+ *
+ * @module
+ */
+
+import { Buffer } from "node:buffer";
+import type { Disk, Extent } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import { alignUp } from "../format/geometry.ts";
+import { TimeSlice } from "./time_slice.ts";
+
+/** How far an operation has come. */
+export interface Progress {
+  /** How much is done, in bytes of the disk. */
+  readonly done: number;
+  /** How much there is, in bytes of the disk. */
+  readonly total: number;
+}
+
+/** How {@linkcode convert} copies. */
+export interface ConvertOptions {
+  /**
+   * How many zero bytes in a row become a hole in the target: a multiple of 512, or 0 to write zeroes as they are and leave
+   * no holes at all.
+   *
+   * @default {4096}
+   */
+  readonly sparseSize?: number;
+  /**
+   * Whether the target reads as zeroes already, so that holes need nothing: true for one that was just created.
+   *
+   * @default {false}
+   */
+  readonly targetIsZero?: boolean;
+  /** Called while it goes on, some tens of times a second at most, and at the end. */
+  readonly onProgress?: (progress: Progress) => void;
+  /** Ends the operation early when it is aborted. */
+  readonly signal?: AbortSignal;
+}
+
+/** What {@linkcode convert} did. */
+export interface ConvertResult {
+  /** Bytes that were written as data. */
+  readonly dataBytes: number;
+  /** Bytes that were left, or made, a hole. */
+  readonly zeroBytes: number;
+}
+
+/** How much is read at once, in bytes: host calls of this size cost nearly nothing beside the copying itself. */
+const CHUNK_SIZE = 2 * 1024 * 1024;
+const DEFAULT_SPARSE_SIZE = 4096;
+const SECTOR_SIZE = 512;
+
+/** Static zeroes to compare with, a word of memory at a time in native code. */
+const zeroes = Buffer.alloc(CHUNK_SIZE);
+
+/**
+ * Copies one disk to another of at least the same size. What reads as zeroes in the source becomes a hole in the target. What
+ * the target is larger is left alone.
+ *
+ * The work is cut into slices, between which the event loop runs, so that a signal can end it.
+ *
+ * @param source Where to read.
+ * @param target Where to write; it is flushed at the end.
+ * @param options How to copy.
+ * @returns How much was data and how much holes.
+ * @throws {Qcow2Error} With code `invalid-argument` where the target is too small, `aborted` where the signal says so, and
+ * whatever reading and writing throw.
+ *
+ * @example Usage
+ * ```ts
+ * import { convert, Qcow2File, RawFile } from "@disk/qcow2";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const folder = await Deno.makeTempDir();
+ * using source = RawFile.create(`${folder}/disk.raw`, { size: 1 << 20 });
+ * source.writeAt(0, new Uint8Array(65536).fill(7));
+ * using target = Qcow2File.create(`${folder}/disk.qcow2`, { size: source.size, durability: "none" });
+ * const { dataBytes } = await convert(source, target, { targetIsZero: true });
+ * assertEquals(dataBytes, 65536);
+ * source.close();
+ * target.close();
+ * Deno.removeSync(folder, { recursive: true });
+ * ```
+ */
+export async function convert(source: Disk, target: Disk, options: ConvertOptions = {}): Promise<ConvertResult> {
+  const { sparseSize = DEFAULT_SPARSE_SIZE, onProgress, signal } = options;
+  if (target.size < source.size) {
+    throw new Qcow2Error("invalid-argument", `Target has ${target.size} bytes, expected at least ${source.size}`, {
+      found: target.size,
+      expected: source.size,
+    });
+  }
+  if (!Number.isSafeInteger(sparseSize) || sparseSize < 0 || sparseSize % SECTOR_SIZE !== 0) {
+    throw new Qcow2Error("invalid-argument", `Sparse size is ${sparseSize}, expected a multiple of ${SECTOR_SIZE}`, {
+      found: sparseSize,
+      expected: `a multiple of ${SECTOR_SIZE}`,
+    });
+  }
+  const copy = new Copy(source, target, sparseSize, options.targetIsZero ?? false);
+  const slice = new TimeSlice(signal);
+  for (const extent of source.extents(0, source.size)) {
+    for (const done of copy.copyExtent(extent)) {
+      if (slice.isOver()) {
+        onProgress?.({ done, total: source.size });
+        await slice.next();
+      }
+    }
+  }
+  target.flush();
+  onProgress?.({ done: source.size, total: source.size });
+  return copy.result;
+}
+
+class Copy {
+  #dataBytes = 0;
+  #zeroBytes = 0;
+  readonly #source: Disk;
+  readonly #target: Disk;
+  readonly #sparseSize: number;
+  readonly #targetIsZero: boolean;
+  readonly #buffer = new Uint8Array(CHUNK_SIZE);
+
+  constructor(source: Disk, target: Disk, sparseSize: number, targetIsZero: boolean) {
+    this.#source = source;
+    this.#target = target;
+    this.#sparseSize = sparseSize;
+    this.#targetIsZero = targetIsZero;
+  }
+
+  get result(): ConvertResult {
+    return { dataBytes: this.#dataBytes, zeroBytes: this.#zeroBytes };
+  }
+
+  /** Copies an extent piece by piece, and tells after each how far the disk is copied. */
+  *copyExtent(extent: Extent): Generator<number> {
+    const end = extent.offset + extent.length;
+    if ((extent.kind === "zero" || extent.kind === "unallocated") && this.#sparseSize > 0) {
+      this.#leaveHole(extent.offset, extent.length);
+      yield end;
+      return;
+    }
+    for (let offset = extent.offset; offset < end;) {
+      // Pieces end at multiples of their size, so that they are whole clusters of the target.
+      const length = Math.min(end - offset, CHUNK_SIZE - offset % CHUNK_SIZE);
+      const piece = this.#buffer.subarray(0, length);
+      this.#source.readAt(offset, piece);
+      if (this.#sparseSize === 0) this.#writeData(offset, piece);
+      else this.#copyPiece(offset, piece);
+      offset += length;
+      yield offset;
+    }
+  }
+
+  /** Writes what is not zero: stretches that begin and end at multiples of the unit in which the target allocates. */
+  #copyPiece(offset: number, piece: Uint8Array): void {
+    const unit = Math.min(CHUNK_SIZE, alignUp(Math.max(this.#sparseSize, this.#target.allocationSize), SECTOR_SIZE));
+    let start = 0;
+    let startIsZero: boolean | undefined;
+    for (let position = 0; position < piece.length;) {
+      const next = Math.min(piece.length, position + unit - (offset + position) % unit);
+      const isZero = isAllZero(piece, position, next);
+      if (startIsZero !== undefined && isZero !== startIsZero) {
+        this.#put(offset + start, piece.subarray(start, position), startIsZero);
+        start = position;
+      }
+      startIsZero = isZero;
+      position = next;
+    }
+    if (startIsZero !== undefined) this.#put(offset + start, piece.subarray(start), startIsZero);
+  }
+
+  #put(offset: number, bytes: Uint8Array, isZero: boolean): void {
+    if (isZero) this.#leaveHole(offset, bytes.length);
+    else this.#writeData(offset, bytes);
+  }
+
+  #writeData(offset: number, bytes: Uint8Array): void {
+    this.#target.writeAt(offset, bytes);
+    this.#dataBytes += bytes.length;
+  }
+
+  #leaveHole(offset: number, length: number): void {
+    if (!this.#targetIsZero) this.#target.writeZeroesAt(offset, length, { unmap: true });
+    this.#zeroBytes += length;
+  }
+}
+
+function isAllZero(bytes: Uint8Array, start: number, end: number): boolean {
+  return zeroes.compare(bytes, start, end, 0, end - start) === 0;
+}

@@ -1,0 +1,46 @@
+/**
+ * Lets long synchronous work give way to the event loop now and then.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+
+/** How long the event loop waits at most, in milliseconds: short enough for a signal or a progress bar to feel immediate. */
+const SLICE_MILLISECONDS = 25;
+
+/** Measures how long work has gone on without the event loop having its turn. */
+export class TimeSlice {
+  readonly #signal: AbortSignal | undefined;
+  #start = performance.now();
+
+  /**
+   * @param signal Ends the work when it is aborted.
+   * @throws {Qcow2Error} With code `aborted` where it is aborted already.
+   */
+  constructor(signal?: AbortSignal) {
+    this.#signal = signal;
+    this.#assertNotAborted();
+  }
+
+  /** Whether it is time to call {@linkcode TimeSlice.next}. */
+  isOver(): boolean {
+    return performance.now() - this.#start >= SLICE_MILLISECONDS;
+  }
+
+  /**
+   * Gives way to the event loop and begins a new slice.
+   *
+   * @throws {Qcow2Error} With code `aborted` where the signal was aborted.
+   */
+  async next(): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    this.#assertNotAborted();
+    this.#start = performance.now();
+  }
+
+  #assertNotAborted(): void {
+    if (this.#signal?.aborted !== true) return;
+    throw new Qcow2Error("aborted", "Operation was aborted", { cause: this.#signal.reason });
+  }
+}

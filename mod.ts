@@ -1,0 +1,37 @@
+/**
+ * The qcow2 disk image engine for Deno.
+ *
+ * {@linkcode Qcow2File} opens and creates images, {@linkcode RawFile} raw ones; both are a {@linkcode Disk}, which
+ * {@linkcode convert} copies from one to the other. {@linkcode checkImage} looks for damage and repairs it. Everything throws
+ * {@linkcode Qcow2Error}.
+ *
+ * @example Usage
+ * ```ts
+ * import { Qcow2File } from "@disk/qcow2";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = await Deno.makeTempFile({ suffix: ".qcow2" });
+ * using disk = Qcow2File.create(path, { size: 10 * 1024 ** 3 });
+ * disk.writeAt(0, new TextEncoder().encode("boot"));
+ * disk.flush();
+ * assertEquals(disk.seekHole(0), 65536);
+ * disk.close();
+ * Deno.removeSync(path);
+ * ```
+ *
+ * @module
+ */
+
+export * from "./lib/disk.ts";
+export * from "./lib/errors.ts";
+export type { CompressionType, EncryptionMethod, Header } from "./lib/format/header.ts";
+export type { HeaderExtension } from "./lib/format/header_extensions.ts";
+export type { LayoutOptions } from "./lib/format/layout.ts";
+export type { Snapshot } from "./lib/format/snapshot_table.ts";
+export { detectImageType, type ImageType } from "./lib/image/detect.ts";
+export type { FileSource } from "./lib/image/host_file.ts";
+export type { CreateOptions, Durability, ImageOptions, OpenOptions } from "./lib/image/options.ts";
+export { Qcow2File, type TableEntry } from "./lib/image/qcow2_file.ts";
+export { type RawCreateOptions, RawFile, type RawOpenOptions } from "./lib/image/raw_file.ts";
+export * from "./lib/operations/mod.ts";
+export type { BlockFile, DataExtent } from "./lib/storage/block_file.ts";
