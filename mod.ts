@@ -22,6 +22,7 @@
  * @module
  */
 
+export type { Closer, ReaderSync, SeekerSync, SeekMode, WriterSync } from "@std/io/types";
 export * from "./lib/disk.ts";
 export * from "./lib/errors.ts";
 export type { CompressionType, EncryptionMethod, Header } from "./lib/format/header.ts";

@@ -98,6 +98,8 @@ export class Qcow2Error extends Error {
   readonly expected: string | number | undefined;
 
   /**
+   * Makes an error.
+   *
    * @param code What went wrong, for programs.
    * @param message One line for people: sentence case, no final period.
    * @param details Where it happened and what was expected.

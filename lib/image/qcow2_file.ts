@@ -436,9 +436,9 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * @returns Where the cursor is now, in bytes from the start of the disk.
    * @throws {Qcow2Error} With code `invalid-argument` where that would be before the start.
    */
-  seekSync(offset: number, whence: Deno.SeekMode): number {
+  seekSync(offset: number | bigint, whence: Deno.SeekMode): number {
     this.#assertOpen();
-    this.#cursor = seekTo(offset, whence, this.#cursor, this.size);
+    this.#cursor = seekTo(Number(offset), whence, this.#cursor, this.size);
     return this.#cursor;
   }
 

@@ -71,7 +71,7 @@ export class RawFile implements Disk {
   /** The virtual size in bytes. */
   readonly size: number;
   /** A block of the host's file system: 4096 bytes. */
-  readonly allocationSize = BLOCK_SIZE;
+  readonly allocationSize: number = BLOCK_SIZE;
   readonly #file: BlockFile;
   #closed = false;
 

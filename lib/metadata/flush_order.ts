@@ -75,7 +75,7 @@ export class FlushOrder {
     // Step 1: raised refcounts, new refcount blocks and new L2 tables, none of which anything in the file points to. Guest
     // data and copied bytes are in the file already.
     refcountCache.writeDirty();
-    if (unlinkedTables.size > 0) l2Cache.writeDirty(false, isUnlinked);
+    if (unlinkedTables.size > 0) l2Cache.writeDirty({ chosen: isUnlinked });
 
     // Step 2: the refcount table makes new blocks count; a table that moved does so when the header points to it.
     if (refcounts.table.dirty || refcounts.tableMoved) {
@@ -105,7 +105,7 @@ export class FlushOrder {
     const { allocator, refcountCache, onFreed } = this.#parts;
     if (allocator.pendingFreeCount === 0) return;
     for (const run of allocator.applyFrees()) onFreed(run);
-    refcountCache.writeDirty(true);
+    refcountCache.writeDirty({ lazily: true });
   }
 
   #freeReplacedTables(): void {

@@ -299,7 +299,7 @@ export class ImageMetadata {
     const { unlinkedTables } = this.mapping;
     const isUnlinked = (candidate: TableSlice): boolean =>
       unlinkedTables.has(candidate.hostOffset - candidate.hostOffset % this.geometry.clusterSize);
-    if (isUnlinked(slice)) this.l2Cache.writeDirty(false, isUnlinked);
+    if (isUnlinked(slice)) this.l2Cache.writeDirty({ chosen: isUnlinked });
     else this.#order.writeBack();
   }
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { hex, Qcow2Error } from "../errors.ts";
+import { hex, type Qcow2Error } from "../errors.ts";
 import type { Geometry } from "../format/geometry.ts";
 import {
   COMPRESSED_FLAG,

@@ -39,6 +39,14 @@ export interface TableCacheOptions {
   readonly writeBack: (slice: TableSlice) => void;
 }
 
+/** How {@linkcode TableCache.writeDirty} writes. */
+export interface WriteDirtyOptions {
+  /** Which slices; all without it. */
+  readonly chosen?: (slice: TableSlice) => boolean;
+  /** Whether their loss in a crash would cost nothing but space, so that they ask for no sync. */
+  readonly lazily?: boolean;
+}
+
 /** How a cache was used, for benchmarks and tests. */
 export interface TableCacheStatistics {
   /** Slices that were found in memory. */
@@ -151,10 +159,10 @@ export class TableCache {
   /**
    * Writes dirty slices in ascending order, neighbours in one write.
    *
-   * @param lazily Whether their loss in a crash would cost nothing but space.
-   * @param chosen Which ones; all without it.
+   * @param options Which slices, all by default, and whether their loss in a crash would cost nothing but space.
    */
-  writeDirty(lazily = false, chosen?: (slice: TableSlice) => boolean): void {
+  writeDirty(options: WriteDirtyOptions = {}): void {
+    const { chosen, lazily = false } = options;
     if (this.#dirty.size === 0) return;
     const slices = chosen === undefined ? [...this.#dirty] : [...this.#dirty].filter(chosen);
     slices.sort((a, b) => a.hostOffset - b.hostOffset);

@@ -9,9 +9,10 @@ import { INCOMPATIBLE } from "../format/feature_bits.ts";
 import { hasDataFile } from "../format/header.ts";
 import { acquireFile, type FileSource } from "../image/host_file.ts";
 import { type CheckFinding, checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
+import type { AllocationStatistics } from "../metadata/host_references.ts";
 import { ImageMetadata } from "../metadata/image_metadata.ts";
 
-export type { CheckFinding, CheckResult, RepairKind };
+export type { AllocationStatistics, CheckFinding, CheckResult, RepairKind };
 
 /** How {@linkcode checkImage} checks. */
 export interface CheckImageOptions {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ByteLocks, NativeHost, PreallocateOutcome } from "./host.ts";
+import type { ByteLocks, NativeHost, PreallocateOutcome } from "./native_host.ts";
 import { cString, Libc } from "./libc.ts";
 
 /** The C library as glibc and as musl call it. */

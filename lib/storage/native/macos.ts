@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { NativeHost, PreallocateOutcome } from "./host.ts";
+import type { NativeHost, PreallocateOutcome } from "./native_host.ts";
 import { cString, Libc } from "./libc.ts";
 
 const LIBRARIES = ["libSystem.B.dylib", "/usr/lib/libSystem.B.dylib", "libSystem.dylib"];

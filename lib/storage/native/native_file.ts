@@ -6,7 +6,8 @@
 
 import { closedError } from "../_checks.ts";
 import type { DataExtent } from "../block_file.ts";
-import { nativeAllowed, type NativeHost, nativeHost, type PreallocateOutcome } from "./host.ts";
+import { nativeAllowed, nativeHost } from "./host.ts";
+import type { NativeHost, PreallocateOutcome } from "./native_host.ts";
 import { QemuLock, type QemuLockKind } from "./qemu_lock.ts";
 
 /**

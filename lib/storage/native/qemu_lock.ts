@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { ByteLocks } from "./host.ts";
+import type { ByteLocks } from "./native_host.ts";
 
 /** What {@linkcode QemuLock.change} can be asked for: nothing, what a reader needs, what a writer needs. */
 export type QemuLockKind = "none" | "shared" | "exclusive";
