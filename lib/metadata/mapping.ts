@@ -15,6 +15,7 @@ import {
   entryUpper,
   ZERO_FLAG,
 } from "../format/table_entries.ts";
+import { TWO_TO_32 } from "../format/uint64.ts";
 import type { ClusterAllocator } from "./allocator.ts";
 import type { OrderedFile } from "./ordered_file.ts";
 import type { PointerTable } from "./pointer_table.ts";
@@ -49,6 +50,20 @@ export class MappedRun {
   copied = false;
   /** Bytes of compressed data at most, for `compressed`. */
   compressedLength = 0;
+
+  /**
+   * Makes it a run of another kind, empty as yet.
+   *
+   * @param kind What the entries say.
+   * @param hostOffset Host offset of the first byte.
+   * @param copied Whether the host clusters are used by this disk alone.
+   */
+  begin(kind: ClusterKind, hostOffset: number, copied: boolean): void {
+    this.kind = kind;
+    this.hostOffset = hostOffset;
+    this.copied = copied;
+    this.length = 0;
+  }
 }
 
 /** What {@linkcode Mapping} needs of the image around it. */
@@ -76,6 +91,7 @@ export class Mapping {
   readonly #cache: TableCache;
   readonly #allocator: ClusterAllocator;
   readonly #options: MappingOptions;
+  readonly #entriesPerSlice: number;
   readonly #sliceSpan: number;
 
   /**
@@ -100,7 +116,8 @@ export class Mapping {
     this.#cache = cache;
     this.#allocator = allocator;
     this.#options = options;
-    this.#sliceSpan = cache.sliceSize / geometry.l2EntrySize * geometry.clusterSize;
+    this.#entriesPerSlice = cache.sliceSize / geometry.l2EntrySize;
+    this.#sliceSpan = this.#entriesPerSlice * geometry.clusterSize;
   }
 
   /** Bytes of the disk that one slice of an L2 table maps: what {@linkcode Mapping.prepareSlice} makes ready. */
@@ -117,30 +134,59 @@ export class Mapping {
    * @throws {Qcow2Error} With code `corrupt` where an entry contradicts the format.
    */
   find(offset: number, maxLength: number, run: MappedRun): void {
-    const { clusterSize, l2TableSpan } = this.#geometry;
-    run.length = 0;
-    let position = offset;
+    const { clusterSize, l2TableSpan, l2EntrySize } = this.#geometry;
     const end = offset + maxLength;
-    while (position < end) {
-      const tableOffset = this.#tableOffset(Math.floor(position / l2TableSpan));
+    const lastInSlice = this.#entriesPerSlice - 1;
+    // The entry that would continue the run: the first one, and after each cluster the same one cluster further on the host.
+    let upper = 0;
+    let lower = 0;
+    let step = 0;
+    run.length = 0;
+    for (let position = offset; position < end;) {
+      const l1Index = Math.floor(position / l2TableSpan);
+      const tableEnd = Math.min(end, (l1Index + 1) * l2TableSpan);
+      const tableOffset = this.#tableOffset(l1Index);
       if (tableOffset === 0) {
-        if (run.length > 0 && run.kind !== ClusterKind.unallocated) return;
-        run.kind = ClusterKind.unallocated;
-        run.copied = false;
-        const next = position - position % l2TableSpan + l2TableSpan;
-        run.length += Math.min(next, end) - position;
-        position = next;
+        if (run.length === 0) run.begin(ClusterKind.unallocated, 0, false);
+        else if (run.kind !== ClusterKind.unallocated || step !== 0) return;
+        run.length += tableEnd - position;
+        position = tableEnd;
         continue;
       }
-      const slice = this.#sliceAt(tableOffset, position);
-      const sliceEnd = Math.min(end, position - position % this.#sliceSpan + this.#sliceSpan);
-      let index = Math.floor(position % this.#sliceSpan / clusterSize);
-      while (position < sliceEnd) {
-        if (!this.#extend(run, slice, index, position)) return;
-        const next = position - position % clusterSize + clusterSize;
-        run.length += Math.min(next, end) - position;
-        position = next;
-        index++;
+      let index = Math.floor((position - l1Index * l2TableSpan) / clusterSize);
+      while (position < tableEnd) {
+        let inSlice = index & lastInSlice;
+        const slice = this.#cache.get(tableOffset + (index - inSlice) * l2EntrySize);
+        const view = slice.view;
+        if (run.length === 0) {
+          upper = view.getUint32(inSlice * l2EntrySize);
+          lower = view.getUint32(inSlice * l2EntrySize + 4);
+          const inCluster = position - l1Index * l2TableSpan - index * clusterSize;
+          this.#begin(run, upper, lower, inCluster, slice.hostOffset + inSlice * l2EntrySize);
+          if (run.kind === ClusterKind.compressed) {
+            run.length = Math.min(end - position, clusterSize - inCluster);
+            return;
+          }
+          step = run.kind >= ClusterKind.zeroAllocated ? clusterSize : 0;
+        }
+        const first = index;
+        const last = Math.min(lastInSlice, inSlice + Math.ceil((tableEnd - position) / clusterSize));
+        for (; inSlice <= last; inSlice++, index++) {
+          if (view.getUint32(inSlice * l2EntrySize) !== upper || view.getUint32(inSlice * l2EntrySize + 4) !== lower) {
+            break;
+          }
+          lower += step;
+          if (lower >= TWO_TO_32) {
+            lower -= TWO_TO_32;
+            upper++;
+          }
+        }
+        const next = Math.min(tableEnd, l1Index * l2TableSpan + index * clusterSize);
+        if (index > first) {
+          run.length += next - position;
+          position = next;
+        }
+        if (inSlice <= last) return;
       }
     }
   }
@@ -243,52 +289,29 @@ export class Mapping {
 
   #sliceAt(tableOffset: number, guestOffset: number): TableSlice {
     const { l2TableSpan, clusterSize, l2EntrySize } = this.#geometry;
-    const position = Math.floor(guestOffset % l2TableSpan / clusterSize) * l2EntrySize;
-    return this.#cache.get(tableOffset + position - position % this.#cache.sliceSize);
+    const index = Math.floor(guestOffset % l2TableSpan / clusterSize);
+    return this.#cache.get(tableOffset + (index - index % this.#entriesPerSlice) * l2EntrySize);
   }
 
-  /** Adds one entry to a run; false where it does not continue it. */
-  #extend(run: MappedRun, slice: TableSlice, index: number, position: number): boolean {
-    const entry = index * this.#geometry.l2EntrySize;
-    const upper = slice.view.getUint32(entry);
-    const lower = slice.view.getUint32(entry + 4);
-    const starts = run.length === 0;
+  /** Begins a run with an entry. */
+  #begin(run: MappedRun, upper: number, lower: number, inCluster: number, entryHostOffset: number): void {
+    const { clusterSize, clusterBits } = this.#geometry;
     if ((upper & COMPRESSED_FLAG) !== 0) {
-      if (!starts) return false;
-      const descriptor = decodeCompressedDescriptor(upper, lower, this.#geometry.clusterBits);
-      run.kind = ClusterKind.compressed;
-      run.hostOffset = descriptor.hostOffset;
+      const descriptor = decodeCompressedDescriptor(upper, lower, clusterBits);
+      run.begin(ClusterKind.compressed, descriptor.hostOffset, false);
       run.compressedLength = descriptor.length;
-      run.copied = false;
-      return true;
+      return;
     }
     const offset = entryOffset(upper, lower);
-    const kind = this.#kindOf(lower, offset, slice.hostOffset + entry);
-    if (kind <= ClusterKind.zero) {
-      if (starts) {
-        run.kind = kind;
-        run.copied = false;
-        run.hostOffset = 0;
-      }
-      return run.kind === kind;
-    }
-    const { clusterSize } = this.#geometry;
     if (offset % clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
       throw this.#options.onCorruption(
-        `Cluster allocation offset ${hex(offset)} unaligned (L2 offset: ${hex(slice.hostOffset)}, L2 index: ${
-          hex(index)
-        })`,
-        slice.hostOffset + entry,
+        `Cluster allocation offset ${hex(offset)} unaligned (L2 entry offset: ${hex(entryHostOffset)})`,
+        entryHostOffset,
       );
     }
-    const copied = (upper & COPIED_FLAG) !== 0;
-    if (starts) {
-      run.kind = kind;
-      run.copied = copied;
-      run.hostOffset = offset + position % clusterSize;
-      return true;
-    }
-    return run.kind === kind && run.copied === copied && run.hostOffset + run.length === offset;
+    const kind = this.#kindOf(lower, offset, entryHostOffset);
+    const onHost = kind >= ClusterKind.zeroAllocated;
+    run.begin(kind, onHost ? offset + inCluster : 0, onHost && (upper & COPIED_FLAG) !== 0);
   }
 
   #kindOf(lower: number, offset: number, entryHostOffset: number): ClusterKind {
