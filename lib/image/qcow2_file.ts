@@ -16,6 +16,7 @@ import { getRefcount } from "../format/refcount_entries.ts";
 import { viewOf } from "../format/uint64.ts";
 import { checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
 import { ImageMetadata } from "../metadata/image_metadata.ts";
+import { readBitmaps } from "../metadata/bitmaps.ts";
 import { readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { checkRange, seekTo } from "./cursor.ts";
@@ -90,7 +91,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * @throws {Qcow2Error} With code `not-found`, `permission-denied`, `locked` or `io` where the file cannot be had;
    * `not-qcow2`, `unsupported-version`, `unknown-feature`, `unsupported`, `encrypted`, `backing-refused`,
    * `data-file-refused`, `invalid-header`, `limit-exceeded` or `corrupt` where the image cannot be read; `marked-corrupt`
-   * where it shall be written and carries the corrupt bit.
+   * where it shall be written and carries the corrupt bit. An image that was not closed properly (the dirty bit) is repaired
+   * first where it shall be written.
    *
    * @example Usage
    * ```ts
@@ -550,8 +552,22 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   }
 
   #prepareForWriting(): void {
+    refuseRecordingBitmaps(this.#file, this.#metadata.header);
+    if (this.#metadata.markedDirty && !this.#metadata.markedCorrupt) {
+      const { corruptions } = checkMetadata(this.#metadata, { repair: "all" });
+      if (corruptions > 0) {
+        throw new Qcow2Error(
+          "corrupt",
+          `Image was not closed properly and could not be repaired: ${corruptions} errors`,
+          {
+            offset: 72,
+            found: corruptions,
+            expected: 0,
+          },
+        );
+      }
+    }
     this.#metadata.prepareForWriting();
-    if (this.#metadata.markedDirty) checkMetadata(this.#metadata, { repair: "all" });
   }
 
   #assertOpen(): void {
@@ -596,6 +612,16 @@ function refuseWhatCannotBeRead(header: Header): void {
       found: "extended L2 entries",
     });
   }
+}
+
+/** Refuses writes that a persistent bitmap would have to record. */
+function refuseRecordingBitmaps(file: BlockFile, header: Header): void {
+  const recording = readBitmaps(file, header).find(({ auto }) => auto);
+  if (recording === undefined) return;
+  throw new Qcow2Error("unsupported", `Bitmap "${recording.name}" records writes, which is not supported`, {
+    found: recording.name,
+    expected: "an image without enabled bitmaps",
+  });
 }
 
 function readOnlyError(): Qcow2Error {

@@ -68,6 +68,12 @@ export function checkMetadata(metadata: ImageMetadata, options: CheckOptions = {
 class Check {
   readonly #metadata: ImageMetadata;
   readonly #options: CheckOptions;
+  /** Whether the refcount structures can be read. */
+  #sound = true;
+  /** Whether all owners are known, so that new refcount structures would be right. */
+  #canRebuild = false;
+  /** Whether a cluster without references is surely unused. */
+  #canLower = false;
   readonly #counts = { corruption: 0, leak: 0 };
   readonly #fixed = { corruption: 0, leak: 0 };
 
@@ -78,20 +84,26 @@ class Check {
 
   run(): CheckResult {
     const metadata = this.#metadata;
-    const { references, refcountStructuresSound, statistics } = countReferences(
+    const { references, refcountStructureFaults, complete, statistics } = countReferences(
       metadata,
       (message, hostOffset) => this.#note("corruption", message, hostOffset, false),
     );
-    const structureFindings = this.#counts.corruption;
-    const differences = this.#compareRefcounts(references, refcountStructuresSound);
+    const repairAll = this.#options.repair === "all";
+    this.#sound = refcountStructureFaults === 0;
+    this.#canRebuild = repairAll && complete;
+    this.#canLower = complete && (this.#sound || this.#canRebuild);
+    const differences = this.#compareRefcounts(references);
     let highest = differences.highestCluster;
-    if (this.#options.repair === "all" && (!refcountStructuresSound || differences.usedClusterIsFree)) {
+    if (this.#canRebuild && (!this.#sound || differences.usedClusterIsFree)) {
       highest = rebuildRefcounts(metadata, references);
-      if (!refcountStructuresSound) this.#settle(structureFindings);
+      this.#sound = true;
+      this.#counts.corruption -= refcountStructureFaults;
+      this.#fixed.corruption += refcountStructureFaults;
     } else {
       this.#applyRefcounts(differences);
     }
-    this.#checkCopiedFlags();
+    // Without refcounts to compare with, the flags say nothing.
+    if (this.#sound) this.#checkCopiedFlags();
     this.#clearMarks();
     const { clusterSize } = metadata.geometry;
     return {
@@ -110,25 +122,21 @@ class Check {
     this.#options.onFinding?.({ kind, message, hostOffset, fixed });
   }
 
-  /** Counts findings about the refcount structures as mended, once these were rebuilt. */
-  #settle(count: number): void {
-    // Only what the structures themselves were blamed for is gone; entries elsewhere are found again by the next check.
-    this.#counts.corruption -= count;
-    this.#fixed.corruption += count;
-  }
-
   /** Compares what is stored with what was counted, for every cluster that either side knows of. */
-  #compareRefcounts(references: HostReferences, sound: boolean): RefcountDifferences {
+  #compareRefcounts(references: HostReferences): RefcountDifferences {
     const { repair } = this.#options;
     const differences: RefcountDifferences = { raise: [], lower: [], usedClusterIsFree: false, highestCluster: 0 };
-    for (const cluster of clustersToCompare(this.#metadata, references, sound)) {
+    for (const cluster of clustersToCompare(this.#metadata, references, this.#sound)) {
       const reference = references.get(cluster);
-      const refcount = sound || this.#hasUsableBlock(cluster) ? this.#metadata.refcounts.get(cluster) : 0;
+      const refcount = this.#sound || this.#hasUsableBlock(cluster) ? this.#metadata.refcounts.get(cluster) : 0;
       if (refcount > 0 || reference > 0) differences.highestCluster = Math.max(differences.highestCluster, cluster);
       if (refcount === reference) continue;
       const kind = refcount < reference ? "corruption" : "leak";
       if (refcount === 0) differences.usedClusterIsFree = true;
-      const fixed = repair === "all" || (repair === "leaks" && kind === "leak");
+      // Without a rebuild a refcount can only be raised where it has a block already.
+      const fixed = kind === "leak"
+        ? repair !== undefined && this.#canLower
+        : this.#canRebuild || (repair === "all" && this.#sound && refcount > 0);
       const verb = fixed ? "Repairing" : kind === "leak" ? "Leaked" : "ERROR";
       this.#note(
         kind,

@@ -4,12 +4,10 @@
  * @module
  */
 
-import { hex } from "../errors.ts";
-import { decodeBitmapDirectory } from "../format/bitmap_directory.ts";
+import { hex, Qcow2Error } from "../errors.ts";
 import { alignDown } from "../format/geometry.ts";
 import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../format/header_extensions.ts";
 import { hasDataFile } from "../format/header.ts";
-import { MAX_BITMAP_COUNT, MAX_BITMAP_DIRECTORY_LENGTH } from "../format/limits.ts";
 import {
   COMPRESSED_FLAG,
   COPIED_FLAG,
@@ -22,6 +20,7 @@ import {
   ZERO_FLAG,
 } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
+import { readBitmaps } from "./bitmaps.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { readSnapshotTable } from "./snapshots.ts";
@@ -94,8 +93,13 @@ export class HostReferences {
 export interface CountedReferences {
   /** References from everything but the refcount structures. */
   readonly references: HostReferences;
-  /** Whether the refcount structures themselves are sound, so that they need not be rebuilt. */
-  readonly refcountStructuresSound: boolean;
+  /** How many contradictions lie in the refcount structures themselves; with any, they have to be rebuilt. */
+  readonly refcountStructureFaults: number;
+  /**
+   * Whether every owner could be asked. Where a snapshot table or bitmap directory cannot be read, clusters that look unused
+   * may belong to it, and must not be given away.
+   */
+  readonly complete: boolean;
   /** What the active map says. */
   readonly statistics: AllocationStatistics;
 }
@@ -114,12 +118,13 @@ export function countReferences(metadata: ImageMetadata, report: ReportCorruptio
   walk.countActiveTables();
   walk.countSnapshots();
   walk.countBitmaps();
-  const refcountStructuresSound = walk.countRefcountStructures();
-  return { references: walk.references, refcountStructuresSound, statistics: walk.statistics };
+  const refcountStructureFaults = walk.countRefcountStructures();
+  return { references: walk.references, refcountStructureFaults, complete: walk.complete, statistics: walk.statistics };
 }
 
 class OwnerWalk {
   readonly references = new HostReferences();
+  complete = true;
   readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
   readonly #metadata: ImageMetadata;
   readonly #report: ReportCorruption;
@@ -154,7 +159,9 @@ class OwnerWalk {
   countSnapshots(): void {
     const { file, header } = this.#metadata;
     if (header.snapshotCount === 0) return;
-    const { snapshots, length } = readSnapshotTable(file.file, header);
+    const table = this.#attempt(() => readSnapshotTable(file.file, header));
+    if (table === undefined) return;
+    const { snapshots, length } = table;
     this.#count(header.snapshotTableOffset, length, 64);
     for (const snapshot of snapshots) {
       this.#count(snapshot.l1TableOffset, snapshot.l1EntryCount * 8, header.snapshotTableOffset);
@@ -166,21 +173,10 @@ class OwnerWalk {
     const { file, header, geometry } = this.#metadata;
     const extension = header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
     if (extension === undefined) return;
-    const { count, directorySize, directoryOffset } = decodeBitmapsPointer(extension.data);
-    if (
-      count > MAX_BITMAP_COUNT || directorySize > MAX_BITMAP_DIRECTORY_LENGTH ||
-      directoryOffset % geometry.clusterSize !== 0 || directoryOffset === 0
-    ) {
-      this.#report(
-        `ERROR bitmap directory of ${directorySize} bytes at ${hex(directoryOffset)} is invalid`,
-        directoryOffset,
-      );
-      return;
-    }
+    const { directorySize, directoryOffset } = decodeBitmapsPointer(extension.data);
+    const bitmaps = this.#attempt(() => readBitmaps(file.file, header)) ?? [];
     this.#count(directoryOffset, directorySize, 0);
-    const directory = new Uint8Array(directorySize);
-    file.file.readAt(directoryOffset, directory);
-    for (const bitmap of decodeBitmapDirectory(directory, count, directoryOffset)) {
+    for (const bitmap of bitmaps) {
       this.#count(bitmap.tableOffset, bitmap.tableEntryCount * 8, directoryOffset);
       const table = PointerTable.read(file, bitmap.tableOffset, bitmap.tableEntryCount);
       for (let index = 0; index < table.entryCount; index++) {
@@ -190,36 +186,32 @@ class OwnerWalk {
     }
   }
 
-  countRefcountStructures(): boolean {
+  countRefcountStructures(): number {
     const { refcounts, geometry } = this.#metadata;
     const { table } = refcounts;
     const { clusterSize } = geometry;
-    let sound = this.#count(table.offset, table.bytes.length, 48);
+    let faults = this.#count(table.offset, table.bytes.length, 48) ? 0 : 1;
+    const fault = (message: string, entryAt: number): void => {
+      faults++;
+      this.#report(message, entryAt);
+    };
     for (let index = 0; index < table.entryCount; index++) {
       const lower = table.lower(index);
       const offset = refcountTableEntryOffset(table.upper(index), lower);
       const entryAt = table.offset + index * 8;
       if (hasReservedRefcountTableBits(lower)) {
-        this.#report(`ERROR refcount table entry ${index} has reserved bits set`, entryAt);
-        sound = false;
+        fault(`ERROR refcount table entry ${index} has reserved bits set`, entryAt);
       } else if (offset % clusterSize !== 0) {
-        this.#report(`ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`, entryAt);
-        sound = false;
+        fault(`ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`, entryAt);
       } else if (offset >= this.#fileEnd) {
-        this.#report(`ERROR refcount block ${index} is outside image`, entryAt);
-        sound = false;
+        fault(`ERROR refcount block ${index} is outside image`, entryAt);
       } else if (offset !== 0) {
         this.#count(offset, clusterSize, entryAt);
-        if (this.references.get(offset / clusterSize) !== 1) {
-          this.#report(
-            `ERROR refcount block ${index} refcount=${this.references.get(offset / clusterSize)}`,
-            entryAt,
-          );
-          sound = false;
-        }
+        const references = this.references.get(offset / clusterSize);
+        if (references !== 1) fault(`ERROR refcount block ${index} refcount=${references}`, entryAt);
       }
     }
-    return sound;
+    return faults;
   }
 
   #countL1(l1: PointerTable, active: boolean): void {
@@ -291,6 +283,18 @@ class OwnerWalk {
         continue;
       }
       this.#count(offset, clusterSize, entryAt);
+    }
+  }
+
+  /** Reports what is wrong with a table instead of giving up on the rest of the image. */
+  #attempt<T>(read: () => T): T | undefined {
+    try {
+      return read();
+    } catch (error) {
+      if (!(error instanceof Qcow2Error) || (error.code !== "corrupt" && error.code !== "limit-exceeded")) throw error;
+      this.complete = false;
+      this.#report(`ERROR ${error.message}`, error.offset ?? 0);
+      return undefined;
     }
   }
 
