@@ -84,10 +84,11 @@ class Check {
 
   run(): CheckResult {
     const metadata = this.#metadata;
-    const { references, refcountStructureFaults, complete, statistics } = countReferences(
+    const counted = countReferences(
       metadata,
       (message, hostOffset) => this.#note("corruption", message, hostOffset, false),
     );
+    const { references, refcountStructureFaults, complete, statistics } = counted;
     const repairAll = this.#options.repair === "all";
     this.#sound = refcountStructureFaults === 0;
     this.#canRebuild = repairAll && complete;
@@ -95,6 +96,7 @@ class Check {
     const differences = this.#compareRefcounts(references);
     let highest = differences.highestCluster;
     if (this.#canRebuild && (!this.#sound || differences.usedClusterIsFree)) {
+      for (const cluster of counted.refcountStructureClusters) references.remove(cluster);
       highest = rebuildRefcounts(metadata, references);
       this.#sound = true;
       this.#counts.corruption -= refcountStructureFaults;
@@ -242,12 +244,14 @@ interface RefcountDifferences {
 }
 
 /**
- * The clusters that have a refcount block or a reference, in ascending order. Not simply all of the file: a sparse file can
- * claim to be larger than any loop could count.
+ * The clusters of the file that have a refcount block, and all that have a reference, in ascending order. Not simply all of
+ * the file: a sparse file can claim to be larger than any loop could count. A refcount behind the end of the file stands for
+ * nothing yet, and QEMU does not look at it either.
  */
 function* clustersToCompare(metadata: ImageMetadata, references: HostReferences, sound: boolean): Generator<number> {
   const { refcounts, geometry, file } = metadata;
   const perBlock = geometry.refcountBlockEntryCount;
+  const fileClusterCount = Math.ceil(file.file.size / geometry.clusterSize);
   const outside = references.clusters();
   let next = outside.next();
   for (let block = 0; block < refcounts.table.entryCount; block++) {
@@ -255,8 +259,9 @@ function* clustersToCompare(metadata: ImageMetadata, references: HostReferences,
     if (refcounts.blockOffset(block) === 0) continue;
     const first = block * perBlock;
     for (; next.done !== true && next.value < first; next = outside.next()) yield next.value;
-    for (let cluster = first; cluster < first + perBlock; cluster++) yield cluster;
-    while (next.done !== true && next.value < first + perBlock) next = outside.next();
+    const end = Math.max(first, Math.min(first + perBlock, fileClusterCount));
+    for (let cluster = first; cluster < end; cluster++) yield cluster;
+    while (next.done !== true && next.value < end) next = outside.next();
   }
   for (; next.done !== true; next = outside.next()) yield next.value;
 }

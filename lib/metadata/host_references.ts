@@ -64,6 +64,16 @@ export class HostReferences {
   }
 
   /**
+   * Takes one reference back.
+   *
+   * @param cluster Index of the host cluster, counted before.
+   */
+  remove(cluster: number): void {
+    const chunk = this.#chunks.get(Math.floor(cluster / CHUNK_SIZE));
+    if (chunk !== undefined) chunk[cluster % CHUNK_SIZE] = (chunk[cluster % CHUNK_SIZE] ?? 1) - 1;
+  }
+
+  /**
    * How often a cluster was counted.
    *
    * @param cluster Index of the host cluster.
@@ -91,8 +101,10 @@ export class HostReferences {
 
 /** What {@linkcode countReferences} found. */
 export interface CountedReferences {
-  /** References from everything but the refcount structures. */
+  /** How often each host cluster is referred to. */
   readonly references: HostReferences;
+  /** The clusters of the refcount structures, one for each reference that was counted for them. */
+  readonly refcountStructureClusters: readonly number[];
   /** How many contradictions lie in the refcount structures themselves; with any, they have to be rebuilt. */
   readonly refcountStructureFaults: number;
   /**
@@ -119,11 +131,18 @@ export function countReferences(metadata: ImageMetadata, report: ReportCorruptio
   walk.countSnapshots();
   walk.countBitmaps();
   const refcountStructureFaults = walk.countRefcountStructures();
-  return { references: walk.references, refcountStructureFaults, complete: walk.complete, statistics: walk.statistics };
+  return {
+    references: walk.references,
+    refcountStructureClusters: walk.refcountStructureClusters,
+    refcountStructureFaults,
+    complete: walk.complete,
+    statistics: walk.statistics,
+  };
 }
 
 class OwnerWalk {
   readonly references = new HostReferences();
+  readonly refcountStructureClusters: number[] = [];
   complete = true;
   readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
   readonly #metadata: ImageMetadata;
@@ -190,7 +209,7 @@ class OwnerWalk {
     const { refcounts, geometry } = this.#metadata;
     const { table } = refcounts;
     const { clusterSize } = geometry;
-    let faults = this.#count(table.offset, table.bytes.length, 48) ? 0 : 1;
+    let faults = this.#countStructure(table.offset, table.bytes.length, 48) ? 0 : 1;
     const fault = (message: string, entryAt: number): void => {
       faults++;
       this.#report(message, entryAt);
@@ -206,12 +225,21 @@ class OwnerWalk {
       } else if (offset >= this.#fileEnd) {
         fault(`ERROR refcount block ${index} is outside image`, entryAt);
       } else if (offset !== 0) {
-        this.#count(offset, clusterSize, entryAt);
+        this.#countStructure(offset, clusterSize, entryAt);
         const references = this.references.get(offset / clusterSize);
         if (references !== 1) fault(`ERROR refcount block ${index} refcount=${references}`, entryAt);
       }
     }
     return faults;
+  }
+
+  #countStructure(offset: number, length: number, referrer: number): boolean {
+    if (!this.#count(offset, length, referrer)) return false;
+    const { clusterSize } = this.#metadata.geometry;
+    for (let position = offset; position < offset + length; position += clusterSize) {
+      this.refcountStructureClusters.push(position / clusterSize);
+    }
+    return true;
   }
 
   #countL1(l1: PointerTable, active: boolean): void {

@@ -19,7 +19,7 @@ import { PointerTable } from "./pointer_table.ts";
  * header to them last: until then the old ones are untouched, and a crash changes nothing. The old ones are free afterwards.
  *
  * @param metadata The image.
- * @param references What was counted; references by the old refcount structures do not matter.
+ * @param references What was counted, without the references of the old refcount structures.
  * @returns The last cluster in use.
  * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say,
  * `no-space` where the refcount table would be too long.
@@ -27,13 +27,8 @@ import { PointerTable } from "./pointer_table.ts";
 export function rebuildRefcounts(metadata: ImageMetadata, references: HostReferences): number {
   const { geometry, file, refcounts } = metadata;
   const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
-  const old = oldStructures(metadata);
-  const refcountOf = (cluster: number): number => references.get(cluster) - (old.has(cluster) ? 1 : 0);
-
   const blocks = new Set<number>();
-  for (const cluster of references.clusters()) {
-    if (refcountOf(cluster) > 0) blocks.add(Math.floor(cluster / perBlock));
-  }
+  for (const cluster of references.clusters()) blocks.add(Math.floor(cluster / perBlock));
   const areaStart = alignUp(file.file.size, clusterSize) / clusterSize;
   let tableClusters = 0;
   for (let settled = false; !settled;) {
@@ -60,7 +55,7 @@ export function rebuildRefcounts(metadata: ImageMetadata, references: HostRefere
     bytes.fill(0);
     for (let index = 0; index < perBlock; index++) {
       const cluster = block * perBlock + index;
-      const refcount = cluster >= areaStart && cluster < areaEnd ? 1 : refcountOf(cluster);
+      const refcount = cluster >= areaStart && cluster < areaEnd ? 1 : references.get(cluster);
       if (refcount > geometry.maxRefcount) {
         throw new Qcow2Error("refcount-overflow", `Cluster ${cluster} has ${refcount} references`, {
           offset: cluster * clusterSize,
@@ -81,25 +76,4 @@ export function rebuildRefcounts(metadata: ImageMetadata, references: HostRefere
   refcounts.adopt(table);
   metadata.reset();
   return areaEnd - 1;
-}
-
-/** Clusters that count only because the old refcount table and blocks stand there. */
-function oldStructures(metadata: ImageMetadata): Set<number> {
-  const { refcounts, geometry, file } = metadata;
-  const { clusterSize } = geometry;
-  const clusters = new Set<number>();
-  const { table } = refcounts;
-  for (let offset = table.offset; offset < table.offset + table.bytes.length; offset += clusterSize) {
-    clusters.add(offset / clusterSize);
-  }
-  for (let block = 0; block < table.entryCount; block++) {
-    let offset = 0;
-    try {
-      offset = refcounts.blockOffset(block);
-    } catch {
-      // An entry that is no offset was not counted either.
-    }
-    if (offset !== 0 && offset < file.file.size + clusterSize) clusters.add(offset / clusterSize);
-  }
-  return clusters;
 }

@@ -1,5 +1,5 @@
 /**
- * Jobs over whole images: convert and check.
+ * Jobs over whole images: convert, check, info and map.
  *
  * ```ts
  * import { convert } from "@disk/qcow2/operations";
@@ -10,3 +10,5 @@
 
 export * from "./check.ts";
 export * from "./convert.ts";
+export * from "./info.ts";
+export * from "./map.ts";

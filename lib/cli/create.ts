@@ -1,0 +1,88 @@
+/**
+ * `create`: makes an empty image.
+ *
+ * @module
+ */
+
+import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import type { Context } from "./console.ts";
+import { CliError, notSupported, UsageError } from "./errors.ts";
+import { commandHelp } from "./help.ts";
+import { pathOfImage, targetFormat, withPrefix } from "./image_files.ts";
+import { asksForHelp, describeImageOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
+import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
+import { parseSizeArgument } from "./sizes.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  { name: "help", short: "h" },
+  { name: "object", takesValue: true },
+  { name: "format", short: "f", shortOnly: true, takesValue: true },
+  { name: "backing-file", short: "b", shortOnly: true, takesValue: true },
+  { name: "backing-format", short: "F", shortOnly: true, takesValue: true },
+  { name: "options", short: "o", shortOnly: true, takesValue: true },
+  { name: "quiet", short: "q", shortOnly: true },
+  { name: "unsafe", short: "u", shortOnly: true },
+];
+
+/**
+ * Runs the command.
+ *
+ * @param context Where to print.
+ * @param args What follows `create`.
+ * @returns The exit status.
+ * @throws {CliError} Where it fails.
+ */
+export function create(context: Context, args: readonly string[]): number {
+  const parsed = parseArguments("create", args, OPTIONS);
+  if (parsed.has("help")) {
+    context.console.out(commandHelp("create", context.programName));
+    return 0;
+  }
+  const list = joinOptionLists(parsed.all("options"));
+  const [name, sizeText, unexpected] = parsed.operands;
+  const formatName = parsed.last("format") ?? "raw";
+  if (list !== undefined && asksForHelp(list)) {
+    context.console.out(describeImageOptions(targetFormat(formatName), name !== undefined));
+    return 0;
+  }
+  if (name === undefined) throw new UsageError("Expecting image file name");
+  const sizeArgument = sizeText === undefined ? undefined : parseSizeArgument("image size", sizeText);
+  if (unexpected !== undefined) throw new UsageError(`Unexpected argument: ${unexpected}`);
+  refuseUnsupportedArguments(parsed.has.bind(parsed));
+  withPrefix(`${name}: `, () => {
+    createNamed(context, { name, formatName, list, sizeArgument, quiet: parsed.has("quiet") });
+  });
+  return 0;
+}
+
+function refuseUnsupportedArguments(has: (name: string) => boolean): void {
+  if (has("backing-file") || has("backing-format")) throw notSupported("Creating an image with a backing file (-b, -F)");
+  if (has("object")) throw notSupported("Defining objects (--object)");
+}
+
+interface CreateRequest {
+  readonly name: string;
+  readonly formatName: string;
+  readonly list: string | undefined;
+  readonly sizeArgument: bigint | undefined;
+  readonly quiet: boolean;
+}
+
+function createNamed(context: Context, request: CreateRequest): void {
+  const { name, sizeArgument } = request;
+  const format = targetFormat(request.formatName);
+  const path = pathOfImage(name);
+  const options = new ImageOptions(format);
+  if (sizeArgument !== undefined) options.set("size", String(sizeArgument));
+  for (const [option, value] of parseOptionList(request.list ?? "")) {
+    if (option === "size" && sizeArgument !== undefined) {
+      throw new CliError("The image size must be specified only once");
+    }
+    options.set(option, value);
+  }
+  refuseUnsupportedOptions(format, options);
+  const size = options.number("size");
+  if (size === undefined) throw new CliError("Image creation needs a size parameter");
+  if (!request.quiet) context.console.out(`Formatting '${name}', fmt=${format}${options}\n`);
+  createImage({ path, shownPath: path, format, size, options, createNew: false }).close();
+}

@@ -1,0 +1,244 @@
+/**
+ * The options that stand behind `-o`: what there is, and how the list is read.
+ *
+ * @module
+ */
+
+import type { ImageType } from "../image/detect.ts";
+import { CliError } from "./errors.ts";
+import { parseSize } from "./sizes.ts";
+
+/** An option that an image can be created with. */
+interface ImageOptionDefinition {
+  readonly name: string;
+  readonly type: "str" | "size" | "num" | "bool (on/off)";
+  readonly help: string;
+  /** What is printed where the option is not given; without it, nothing is. */
+  readonly initial?: string;
+}
+
+const SIZE: ImageOptionDefinition = { name: "size", type: "size", help: "Virtual disk size" };
+
+/** The options of qcow2, in the order in which they are printed. */
+const QCOW2_OPTIONS: readonly ImageOptionDefinition[] = [
+  {
+    name: "encryption",
+    type: "bool (on/off)",
+    help: "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+  },
+  { name: "encrypt.format", type: "str", help: "Encrypt the image, format choices: 'aes', 'luks'" },
+  { name: "encrypt.key-secret", type: "str", help: "ID of secret providing qcow AES key or LUKS passphrase" },
+  { name: "encrypt.cipher-alg", type: "str", help: "Name of encryption cipher algorithm" },
+  { name: "encrypt.cipher-mode", type: "str", help: "Name of encryption cipher mode" },
+  { name: "encrypt.ivgen-alg", type: "str", help: "Name of IV generator algorithm" },
+  { name: "encrypt.ivgen-hash-alg", type: "str", help: "Name of IV generator hash algorithm" },
+  { name: "encrypt.hash-alg", type: "str", help: "Name of encryption hash algorithm" },
+  { name: "encrypt.iter-time", type: "num", help: "Time to spend in PBKDF in milliseconds" },
+  { name: "cluster_size", type: "size", help: "qcow2 cluster size", initial: "65536" },
+  { name: "extended_l2", type: "bool (on/off)", help: "Extended L2 tables", initial: "off" },
+  {
+    name: "preallocation",
+    type: "str",
+    help: "Preallocation mode (allowed values: off, metadata, falloc, full)",
+  },
+  {
+    name: "compression_type",
+    type: "str",
+    help: "Compression method used for image cluster compression",
+    initial: "zlib",
+  },
+  SIZE,
+  { name: "compat", type: "str", help: "Compatibility level (v2 [0.10] or v3 [1.1])" },
+  { name: "backing_file", type: "str", help: "File name of a base image" },
+  { name: "backing_fmt", type: "str", help: "Image format of the base image" },
+  { name: "data_file", type: "str", help: "File name of an external data file" },
+  {
+    name: "data_file_raw",
+    type: "bool (on/off)",
+    help: "The external data file must stay valid as a raw image",
+  },
+  { name: "lazy_refcounts", type: "bool (on/off)", help: "Postpone refcount updates", initial: "off" },
+  { name: "refcount_bits", type: "num", help: "Width of a reference count entry in bits", initial: "16" },
+];
+
+const RAW_OPTIONS: readonly ImageOptionDefinition[] = [SIZE];
+
+/** The options of the file beneath an image. They change where it stands, not what it is. */
+const FILE_OPTIONS: readonly ImageOptionDefinition[] = [
+  { name: "preallocation", type: "str", help: "Preallocation mode (allowed values: off, falloc, full)" },
+  { name: "nocow", type: "bool (on/off)", help: "Turn off copy-on-write (valid only on btrfs)" },
+  { name: "extent_size_hint", type: "size", help: "Extent size hint for the image file, 0 to disable" },
+];
+
+const OPTIONS_OF_FORMAT: Readonly<Record<ImageType, readonly ImageOptionDefinition[]>> = {
+  raw: RAW_OPTIONS,
+  qcow2: QCOW2_OPTIONS,
+};
+
+const TRUE_WORDS: readonly string[] = ["on", "yes", "true", "y"];
+const FALSE_WORDS: readonly string[] = ["off", "no", "false", "n"];
+
+/** The values of the options with which an image is to be created. */
+export class ImageOptions {
+  readonly #definitions: readonly ImageOptionDefinition[];
+  readonly #values = new Map<string, string>();
+
+  /** @param format Format of the image. */
+  constructor(format: ImageType) {
+    this.#definitions = withFileOptions(OPTIONS_OF_FORMAT[format]);
+  }
+
+  /**
+   * Sets an option.
+   *
+   * @param name Its name.
+   * @param value Its value as it was written.
+   * @throws {CliError} Where there is no such option, or the value does not fit.
+   */
+  set(name: string, value: string): void {
+    const definition = this.#definitions.find((candidate) => candidate.name === name);
+    // QEMU's lists of options have a name themselves; it means nothing here.
+    if (definition === undefined && name === "id") return;
+    if (definition === undefined) throw new CliError(`Invalid parameter '${name}'`);
+    checkValue(definition, value);
+    this.#values.set(name, value);
+  }
+
+  /**
+   * The value of an option as it was written.
+   *
+   * @param name Its name.
+   * @returns The value, that without which it is created, or `undefined`.
+   */
+  text(name: string): string | undefined {
+    return this.#values.get(name) ?? this.#definitions.find((definition) => definition.name === name)?.initial;
+  }
+
+  /**
+   * The value of an option that is a number or size.
+   *
+   * @param name Its name.
+   * @returns The value, or `undefined` where there is none.
+   */
+  number(name: string): bigint | undefined {
+    const text = this.text(name);
+    const parsed = text === undefined ? "invalid" : parseSize(text);
+    return typeof parsed === "bigint" ? parsed : undefined;
+  }
+
+  /**
+   * The value of an option that is on or off.
+   *
+   * @param name Its name.
+   * @returns Whether it is on.
+   */
+  isOn(name: string): boolean {
+    return TRUE_WORDS.includes(this.text(name) ?? "");
+  }
+
+  /**
+   * Writes all options the way `create` prints them.
+   *
+   * @returns Such as ` cluster_size=65536 size=1048576`, with a space in front of each.
+   */
+  toString(): string {
+    return this.#definitions.map(({ name, type }) => {
+      const text = this.text(name);
+      if (text === undefined) return "";
+      const value = type === "size" || type === "num" ? this.number(name) : text.replaceAll(",", ",,");
+      return ` ${name}=${value}`;
+    }).join("");
+  }
+}
+
+function withFileOptions(definitions: readonly ImageOptionDefinition[]): ImageOptionDefinition[] {
+  const names = new Set(definitions.map(({ name }) => name));
+  const additional = FILE_OPTIONS.filter(({ name }) => !names.has(name));
+  // The order in which raw images print theirs.
+  const order = names.has("preallocation") ? additional : [...additional].sort((a, b) => rank(a) - rank(b));
+  return [...definitions, ...order];
+}
+
+function rank({ name }: ImageOptionDefinition): number {
+  return ["nocow", "preallocation", "extent_size_hint"].indexOf(name);
+}
+
+function checkValue({ name, type }: ImageOptionDefinition, value: string): void {
+  if (type === "bool (on/off)" && !TRUE_WORDS.includes(value) && !FALSE_WORDS.includes(value)) {
+    throw new CliError(`Parameter '${name}' expects 'on' or 'off'`);
+  }
+  if (type === "size") {
+    const size = parseSize(value);
+    if (size === "out-of-range") throw new CliError(`Value '${value}' is out of range for parameter '${name}'`);
+    if (size !== "invalid") return;
+    throw new CliError(
+      `Parameter '${name}' expects a non-negative number below 2^64\n` +
+        "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
+    );
+  }
+  if (type === "num") {
+    const number = /^\s*\+?(0[xX][0-9a-fA-F]+|\d+)$/.test(value) ? parseSize(value) : "invalid";
+    if (number === "invalid") throw new CliError(`Parameter '${name}' expects a number`);
+    if (number === "out-of-range") throw new CliError(`Value '${value}' is too large for parameter '${name}'`);
+  }
+}
+
+/**
+ * Joins the values of all `-o` of a command line.
+ *
+ * @param lists The values.
+ * @returns One list, or `undefined` where there was no `-o`.
+ * @throws {CliError} Where one is empty or ends amid a comma.
+ */
+export function joinOptionLists(lists: readonly string[]): string | undefined {
+  for (const list of lists) {
+    if (!/^[^,]/s.test(list) || /[^,](,,)*,$/s.test(list)) throw new CliError(`Invalid option list: ${list}`);
+  }
+  return lists.length === 0 ? undefined : lists.join(",");
+}
+
+/**
+ * Reads a list such as `compat=1.1,lazy_refcounts=on`. A comma in a value is written twice.
+ *
+ * @param list The list.
+ * @returns Names and values; a name without a value is on, and off with `no` in front.
+ */
+export function parseOptionList(list: string): [name: string, value: string][] {
+  const parsed: [string, string][] = [];
+  const item = /([^=,]*)(?:=((?:[^,]|,,)*))?(?:,|$)/gsy;
+  while (item.lastIndex < list.length) {
+    const [, name = "", value] = item.exec(list) ?? [];
+    if (value !== undefined) parsed.push([name, value.replaceAll(",,", ",")]);
+    else if (name.startsWith("no")) parsed.push([name.slice(2), "off"]);
+    else parsed.push([name, "on"]);
+  }
+  return parsed;
+}
+
+/**
+ * Whether a list asks for help.
+ *
+ * @param list The list.
+ * @returns Whether one of its items is `help` or `?`.
+ */
+export function asksForHelp(list: string): boolean {
+  return list.split(",").some((item) => item === "help" || item === "?");
+}
+
+/**
+ * Describes the options that an image can be created with.
+ *
+ * @param format Format of the image.
+ * @param forFile Whether it is known that the image will be a file.
+ * @returns Lines to print.
+ */
+export function describeImageOptions(format: ImageType, forFile: boolean): string {
+  const definitions = forFile ? withFileOptions(OPTIONS_OF_FORMAT[format]) : OPTIONS_OF_FORMAT[format];
+  const lines = [...definitions].sort((a, b) => (a.name < b.name ? -1 : 1)).map(({ name, type, help }) => {
+    return `${`  ${name}=<${type}>`.padEnd(24)} - ${help}\n`;
+  });
+  if (forFile) return `Supported options:\n${lines.join("")}`;
+  return `Supported ${format} options:\n${lines.join("")}\n` +
+    "The protocol level may support further options.\n" +
+    "Specify the target filename to include those options.\n";
+}

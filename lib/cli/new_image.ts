@@ -1,0 +1,144 @@
+/**
+ * Makes the empty images of `create` and `convert` from what stood behind `-o`.
+ *
+ * @module
+ */
+
+import type { Disk } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import type { ImageType } from "../image/detect.ts";
+import type { CreateOptions } from "../image/options.ts";
+import { Qcow2File } from "../image/qcow2_file.ts";
+import { RawFile } from "../image/raw_file.ts";
+import { CliError, explainCreateError, notSupported } from "./errors.ts";
+import type { ImageOptions } from "./image_options.ts";
+
+const PREALLOCATION_MODES: readonly string[] = ["off", "metadata", "falloc", "full"];
+const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
+const MAX_INT64 = 2n ** 63n - 1n;
+const SECTOR_SIZE = 512n;
+
+/**
+ * Refuses options that need a capability that is missing here.
+ *
+ * @param format Format of the image.
+ * @param options Its options.
+ * @throws {CliError} Where one of them cannot be followed.
+ */
+export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions): void {
+  if (format === "qcow2") {
+    for (const name of ["backing_file", "backing_fmt", "data_file"]) {
+      if (options.text(name) !== undefined) throw notSupported(`Option '${name}'`);
+    }
+    const encrypted = ["format", "key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "hash-alg", "iter-time"];
+    if (options.isOn("encryption") || encrypted.some((name) => options.text(`encrypt.${name}`) !== undefined)) {
+      throw notSupported("Encryption");
+    }
+    for (const name of ["data_file_raw", "extended_l2"]) {
+      if (options.isOn(name)) throw notSupported(`Option '${name}=on'`);
+    }
+  }
+  const preallocation = options.text("preallocation") ?? "off";
+  if (preallocation !== "off" && PREALLOCATION_MODES.includes(preallocation)) {
+    throw notSupported(`Option 'preallocation=${preallocation}'`);
+  }
+}
+
+/** What {@linkcode createImage} makes. */
+export interface NewImage {
+  /** Path of the file. */
+  readonly path: string;
+  /** The path that messages name. */
+  readonly shownPath: string;
+  /** Format of the image. */
+  readonly format: ImageType;
+  /** Virtual size in bytes. */
+  readonly size: bigint;
+  /** Its options. */
+  readonly options: ImageOptions;
+  /** Whether to refuse where the file exists. */
+  readonly createNew: boolean;
+}
+
+/**
+ * Makes an empty image. Whatever can be wrong with the options is found before the file is touched.
+ *
+ * @param image What to make.
+ * @returns The image, open for writing; it is durable once it is closed.
+ * @throws {CliError} Where that is not possible.
+ */
+export function createImage(image: NewImage): Disk {
+  const { path, shownPath, format, createNew } = image;
+  const layout = format === "qcow2" ? qcow2Options(image.options) : undefined;
+  checkRawOptions(image);
+  if (layout !== undefined && image.size > MAX_INT64 - SECTOR_SIZE) {
+    throw new CliError("Could not resize image: Image size cannot be negative");
+  }
+  const size = Number(image.size);
+  try {
+    if (layout === undefined) return RawFile.create(path, { size, createNew });
+    return Qcow2File.create(path, { ...layout, size, createNew, durability: "none" });
+  } catch (error) {
+    throw new CliError(isTooLarge(error) ? tooLargeMessage(format) : explainCreateError(error, shownPath));
+  }
+}
+
+function checkRawOptions({ format, options }: NewImage): void {
+  const preallocation = options.text("preallocation") ?? "off";
+  if (format === "raw" && preallocation !== "off") throw new CliError(`invalid parameter value: ${preallocation}`);
+}
+
+/** Checks the options of a qcow2 image in QEMU's order, so that of several mistakes the same one is told. */
+function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
+  const compat = options.text("compat") ?? "1.1";
+  const version = Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;
+  if (version === undefined) throw new CliError(`Parameter 'version' does not accept value '${compat}'`);
+  const preallocation = options.text("preallocation") ?? "off";
+  if (!PREALLOCATION_MODES.includes(preallocation)) {
+    throw new CliError(`Parameter 'preallocation' does not accept value '${preallocation}'`);
+  }
+  const compressionType = options.text("compression_type") ?? "zlib";
+  if (compressionType !== "zlib" && compressionType !== "zstd") {
+    throw new CliError(`Parameter 'compression-type' does not accept value '${compressionType}'`);
+  }
+  const clusterSize = Number(options.number("cluster_size"));
+  if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 ** 21) {
+    throw new CliError("Cluster size must be a power of two between 512 and 2048k");
+  }
+  const lazyRefcounts = options.isOn("lazy_refcounts");
+  if (version === 2 && lazyRefcounts) {
+    throw new CliError(
+      "Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+    );
+  }
+  const refcountBits = Number(options.number("refcount_bits"));
+  if (!isPowerOfTwo(refcountBits) || refcountBits > 64) {
+    throw new CliError("Refcount width must be a power of two and may not exceed 64 bits");
+  }
+  if (version === 2 && refcountBits !== 16) {
+    throw new CliError(
+      "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
+    );
+  }
+  if (version === 2 && compressionType !== "zlib") {
+    throw new CliError(
+      "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+    );
+  }
+  return { version, compressionType, clusterSize, lazyRefcounts, refcountBits };
+}
+
+function isPowerOfTwo(value: number): boolean {
+  return value > 0 && Number.isInteger(Math.log2(value));
+}
+
+/** Every other argument was checked before, so that a wrong one can only be the size. */
+function isTooLarge(error: unknown): boolean {
+  if (!(error instanceof Qcow2Error)) return false;
+  return error.code === "invalid-argument" || /file too large|os error 27\b/i.test(error.message);
+}
+
+function tooLargeMessage(format: ImageType): string {
+  const advice = format === "qcow2" ? " (try using a larger cluster size)" : "";
+  return `The image size is too large for file format '${format}'${advice}`;
+}
