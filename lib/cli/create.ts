@@ -56,7 +56,9 @@ export function create(context: Context, args: readonly string[]): number {
 }
 
 function refuseUnsupportedArguments(has: (name: string) => boolean): void {
-  if (has("backing-file") || has("backing-format")) throw notSupported("Creating an image with a backing file (-b, -F)");
+  if (has("backing-file") || has("backing-format")) {
+    throw notSupported("Creating an image with a backing file (-b, -F)");
+  }
   if (has("object")) throw notSupported("Defining objects (--object)");
 }
 

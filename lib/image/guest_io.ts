@@ -14,7 +14,7 @@ import type { ClusterRun } from "../metadata/refcounts.ts";
 /** The most zeroes that are written at once, in bytes. */
 const ZEROES_LENGTH = 1024 * 1024;
 /** How many clusters may wait to be freed before a flush frees them, so that memory stays bounded. */
-const MAX_PENDING_FREES = 65536;
+const MAX_PENDING_FREES = 4096;
 
 const EXTENT_KINDS: Readonly<Record<ClusterKind, ExtentKind>> = {
   [ClusterKind.unallocated]: "unallocated",
@@ -75,7 +75,7 @@ export class GuestIo {
         this.#writeHost(run.hostOffset, part);
         done += run.length;
       } else {
-        done += this.#writeFresh(offset + done, data.subarray(done, done + run.length), run);
+        done += this.#writeFresh(offset + done, data.subarray(done, done + run.length));
       }
     }
   }
@@ -157,13 +157,25 @@ export class GuestIo {
   }
 
   /**
-   * Writes into clusters that the guest does not have yet, as many as lie in a row on the host, and returns how many bytes
-   * that took. A cluster that is kept in reserve is used where it is.
+   * Writes into clusters that the guest does not have yet, as found in `#run`, and returns how many bytes that took. Where the
+   * host is full, clusters that wait to be freed are freed first.
    */
-  #writeFresh(offset: number, data: Uint8Array, run: MappedRun): number {
+  #writeFresh(offset: number, data: Uint8Array): number {
+    const { kind, copied, hostOffset } = this.#run;
+    try {
+      return this.#tryWriteFresh(offset, data, kind, copied, hostOffset);
+    } catch (error) {
+      const isFull = error instanceof Qcow2Error && error.code === "no-space";
+      if (!isFull || this.#metadata.allocator.pendingFreeCount === 0) throw error;
+    }
+    this.#metadata.flush();
+    return this.#tryWriteFresh(offset, data, kind, copied, hostOffset);
+  }
+
+  /** Takes as many clusters as lie in a row on the host. A cluster that is kept in reserve is used where it is. */
+  #tryWriteFresh(offset: number, data: Uint8Array, kind: ClusterKind, copied: boolean, hostOffset: number): number {
     const { geometry, mapping, allocator, file } = this.#metadata;
     const { clusterSize } = geometry;
-    const { kind, copied, hostOffset } = run;
     const head = offset % clusterSize;
     const first = offset - head;
     // The entries of one slice change together: it is in memory before anything is allocated, so linking cannot fail.

@@ -84,8 +84,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    *
    * Nothing but the named file is opened: an image with a backing file or an external data file is refused.
    *
-   * @param source Path of the image, or a file that was opened (for reading and writing, to write); it is closed with the
-   * image.
+   * @param source Path of the image, or a file that was opened (for reading and writing, to write). The file is the image's
+   * from here on: it is closed with it, and where opening fails.
    * @param options How to open it.
    * @returns The image.
    * @throws {Qcow2Error} With code `not-found`, `permission-denied`, `locked` or `io` where the file cannot be had;

@@ -244,26 +244,29 @@ interface RefcountDifferences {
 }
 
 /**
- * The clusters of the file that have a refcount block, and all that have a reference, in ascending order. Not simply all of
- * the file: a sparse file can claim to be larger than any loop could count. A refcount behind the end of the file stands for
+ * The clusters of the file that may have a refcount, and all that have a reference, in ascending order. Not simply all of the
+ * file: a sparse file can claim to be larger than any loop could count. A refcount behind the end of the file stands for
  * nothing yet, and QEMU does not look at it either.
  */
 function* clustersToCompare(metadata: ImageMetadata, references: HostReferences, sound: boolean): Generator<number> {
   const { refcounts, geometry, file } = metadata;
   const perBlock = geometry.refcountBlockEntryCount;
   const fileClusterCount = Math.ceil(file.file.size / geometry.clusterSize);
-  const outside = references.clusters();
-  let next = outside.next();
-  for (let block = 0; block < refcounts.table.entryCount; block++) {
+  const blocks = new Set<number>();
+  const referenced = references.clusters();
+  let next = referenced.next();
+  for (let block = 0; block < refcounts.table.entryCount && block * perBlock < fileClusterCount; block++) {
     if (!sound && !isUsable(() => refcounts.blockOffset(block), file.file.size)) continue;
-    if (refcounts.blockOffset(block) === 0) continue;
-    const first = block * perBlock;
-    for (; next.done !== true && next.value < first; next = outside.next()) yield next.value;
-    const end = Math.max(first, Math.min(first + perBlock, fileClusterCount));
-    for (let cluster = first; cluster < end; cluster++) yield cluster;
-    while (next.done !== true && next.value < end) next = outside.next();
+    const offset = refcounts.blockOffset(block);
+    if (offset === 0 || blocks.has(offset)) continue;
+    blocks.add(offset);
+    for (const [first, end] of refcounts.usedStretches(block, fileClusterCount)) {
+      for (; next.done !== true && next.value < first; next = referenced.next()) yield next.value;
+      for (let cluster = first; cluster < end; cluster++) yield cluster;
+      while (next.done !== true && next.value < end) next = referenced.next();
+    }
   }
-  for (; next.done !== true; next = outside.next()) yield next.value;
+  for (; next.done !== true; next = referenced.next()) yield next.value;
 }
 
 function isUsable(blockOffset: () => number, fileSize: number): boolean {

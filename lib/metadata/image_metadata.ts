@@ -21,7 +21,7 @@ import type { BlockFile } from "../storage/block_file.ts";
 import { ClusterAllocator } from "./allocator.ts";
 import { FlushOrder } from "./flush_order.ts";
 import { Mapping } from "./mapping.ts";
-import { type MetadataKind, type MetadataRange, MetadataRegions, overlapError } from "./metadata_regions.ts";
+import { type MetadataRange, MetadataRegions, overlapError } from "./metadata_regions.ts";
 import { type Durability, OrderedFile } from "./ordered_file.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { Refcounts } from "./refcounts.ts";
@@ -127,18 +127,11 @@ export class ImageMetadata {
       header.refcountTableOffset,
       header.refcountTableClusterCount * clusterSize / 8,
     );
-    this.#regions = new MetadataRegions(
-      clusterSize,
-      l1.entryCount + refcountTable.entryCount,
-      (offset) => this.#findTable(offset),
-    );
-    this.refcounts = new Refcounts(
-      file,
-      this.geometry,
-      this.refcountCache,
-      refcountTable,
-      (offset, length) => this.#claimForRefcounts(offset, length),
-    );
+    this.#regions = new MetadataRegions(clusterSize);
+    this.refcounts = new Refcounts(file, this.geometry, this.refcountCache, refcountTable, {
+      assertUnused: (offset, length) => this.assertNoMetadata("new refcount structures", offset, length),
+      onNewBlock: (offset) => this.#regions.addTable("refcount block", offset),
+    });
     this.allocator = new ClusterAllocator(
       this.geometry,
       this.refcounts,
@@ -146,7 +139,10 @@ export class ImageMetadata {
     );
     this.mapping = new Mapping(file, this.geometry, l1, this.l2Cache, this.allocator, {
       version: header.version,
-      onNewTable: (offset) => this.#regions.addTable(offset),
+      onNewTable: (offset, replaced) => {
+        this.#regions.addTable("active L2 table", offset);
+        if (replaced !== 0) this.#regions.removeTable(replaced);
+      },
       onCorruption: (message, offset) => this.corruption(message, offset),
     });
     this.#order = new FlushOrder({
@@ -310,15 +306,9 @@ export class ImageMetadata {
     return features;
   }
 
-  #claimForRefcounts(offset: number, length: number): void {
-    this.assertNoMetadata("new refcount structures", offset, length);
-    for (let cluster = offset; cluster < offset + length; cluster += this.geometry.clusterSize) {
-      this.#regions.addTable(cluster);
-    }
-  }
-
   /** Notes where all metadata stands, and refuses tables that lie over each other. */
   #indexRegions(): void {
+    this.#regions.clearTables();
     this.#regions.setRanges(this.#metadataRanges());
     const { table } = this.refcounts;
     for (let index = 0; index < table.entryCount; index++) {
@@ -334,25 +324,12 @@ export class ImageMetadata {
     }
   }
 
-  #indexTable(kind: MetadataKind, offset: number): void {
+  #indexTable(kind: "active L2 table" | "refcount block", offset: number): void {
     const found = this.#regions.find(offset, this.geometry.clusterSize);
     if (found !== undefined && found !== kind) {
-      throw this.#noteCorruption(overlapError(`${kind}`, offset, found));
+      throw this.#noteCorruption(overlapError(kind, offset, found));
     }
-    this.#regions.addTable(offset);
-  }
-
-  /** Looks a cluster up among refcount blocks and active L2 tables. */
-  #findTable(clusterOffset: number): MetadataKind | undefined {
-    const { table } = this.refcounts;
-    for (let index = 0; index < table.entryCount; index++) {
-      if (this.refcounts.blockOffset(index) === clusterOffset) return "refcount block";
-    }
-    const { l1 } = this.mapping;
-    for (let index = 0; index < l1.entryCount; index++) {
-      if (entryOffset(l1.upper(index), l1.lower(index)) === clusterOffset) return "active L2 table";
-    }
-    return undefined;
+    this.#regions.addTable(kind, offset);
   }
 
   #metadataRanges(): MetadataRange[] {

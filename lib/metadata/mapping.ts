@@ -70,8 +70,8 @@ export class MappedRun {
 export interface MappingOptions {
   /** Format version. */
   readonly version: 2 | 3;
-  /** Called with the host offset of each cluster that becomes an L2 table. */
-  readonly onNewTable: (offset: number) => void;
+  /** Called with the host offset of each cluster that becomes an L2 table, and of the one that it replaces or 0. */
+  readonly onNewTable: (offset: number, replaced: number) => void;
   /** Turns a broken entry into the error to throw, and marks the image. */
   readonly onCorruption: (message: string, offset: number) => Qcow2Error;
 }
@@ -356,7 +356,7 @@ export class Mapping {
       this.#allocator.release({ offset, count: 1 });
       throw error;
     }
-    this.#pointTo(l1Index, offset);
+    this.#pointTo(l1Index, offset, 0);
     return offset;
   }
 
@@ -375,15 +375,15 @@ export class Mapping {
       this.#allocator.release({ offset, count: 1 });
       throw error;
     }
-    this.#pointTo(l1Index, offset);
+    this.#pointTo(l1Index, offset, oldOffset);
     this.#allocator.freeLater(oldOffset);
     return offset;
   }
 
-  #pointTo(l1Index: number, tableOffset: number): void {
+  #pointTo(l1Index: number, tableOffset: number, replaced: number): void {
     this.#cache.drop(tableOffset, this.#geometry.clusterSize);
     this.unlinkedTables.add(tableOffset);
-    this.#options.onNewTable(tableOffset);
+    this.#options.onNewTable(tableOffset, replaced);
     this.l1.set(l1Index, entryUpper(tableOffset, COPIED_FLAG), entryLower(tableOffset));
   }
 }

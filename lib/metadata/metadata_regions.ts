@@ -27,40 +27,19 @@ export interface MetadataRange {
   readonly length: number;
 }
 
-/** Filter bits for each table that may exist: 16 keep a false alarm, which only costs time, below one in sixteen. */
-const FILTER_BITS_PER_TABLE = 16;
-const MIN_FILTER_BITS = 1 << 16;
-const MAX_FILTER_BITS = 1 << 26;
-
 /**
- * The ranges that hold metadata: a few long ones, and many single clusters (L2 tables and refcount blocks).
- *
- * The single clusters stand in a filter of fixed size that answers "surely not" for nearly every question; only where it says
- * "perhaps" are the tables themselves searched.
+ * The clusters that hold metadata: a few long ranges, and many single clusters (L2 tables and refcount blocks). What it costs
+ * to ask does not depend on how many there are.
  */
 export class MetadataRegions {
   readonly #clusterSize: number;
-  readonly #filter: Uint8Array;
-  readonly #filterMask: number;
-  readonly #search: (clusterOffset: number) => MetadataKind | undefined;
-  #ranges: readonly MetadataRange[] = [];
+  /** In ascending order, with the furthest end of all ranges up to each. */
+  #ranges: readonly { readonly range: MetadataRange; readonly furthest: MetadataRange }[] = [];
+  readonly #tables = new Map<number, "active L2 table" | "refcount block">();
 
-  /**
-   * @param clusterSize Bytes in a cluster.
-   * @param tableCount How many L2 tables and refcount blocks the image can point to.
-   * @param search Looks a cluster up among the L2 tables and refcount blocks, exactly.
-   */
-  constructor(
-    clusterSize: number,
-    tableCount: number,
-    search: (clusterOffset: number) => MetadataKind | undefined,
-  ) {
+  /** @param clusterSize Bytes in a cluster. */
+  constructor(clusterSize: number) {
     this.#clusterSize = clusterSize;
-    let bits = MIN_FILTER_BITS;
-    while (bits < tableCount * FILTER_BITS_PER_TABLE && bits < MAX_FILTER_BITS) bits *= 2;
-    this.#filter = new Uint8Array(bits / 8);
-    this.#filterMask = bits - 1;
-    this.#search = search;
   }
 
   /**
@@ -69,18 +48,35 @@ export class MetadataRegions {
    * @param ranges Header, L1 tables, refcount table and whatever else the header points to.
    */
   setRanges(ranges: readonly MetadataRange[]): void {
-    this.#ranges = ranges.filter((range) => range.length > 0);
+    let furthest: MetadataRange | undefined;
+    this.#ranges = ranges.filter((range) => range.length > 0).sort((a, b) => a.offset - b.offset).map((range) => {
+      if (furthest === undefined || endOf(range) > endOf(furthest)) furthest = range;
+      return { range, furthest };
+    });
   }
 
   /**
    * Notes that a cluster holds an L2 table or a refcount block.
    *
+   * @param kind What it holds.
    * @param clusterOffset Host offset of the cluster in bytes.
    */
-  addTable(clusterOffset: number): void {
-    const bit = this.#bitOf(clusterOffset);
-    const position = bit >>> 3;
-    this.#filter[position] = (this.#filter[position] ?? 0) | (1 << (bit & 7));
+  addTable(kind: "active L2 table" | "refcount block", clusterOffset: number): void {
+    this.#tables.set(clusterOffset / this.#clusterSize, kind);
+  }
+
+  /**
+   * Notes that a cluster holds no active table any more.
+   *
+   * @param clusterOffset Host offset of the cluster in bytes.
+   */
+  removeTable(clusterOffset: number): void {
+    this.#tables.delete(clusterOffset / this.#clusterSize);
+  }
+
+  /** Forgets all tables. */
+  clearTables(): void {
+    this.#tables.clear();
   }
 
   /**
@@ -88,26 +84,35 @@ export class MetadataRegions {
    *
    * @param offset Host offset in bytes.
    * @param length Length in bytes.
-   * @returns The kind of the first hit, or `undefined` where there is none.
+   * @returns The kind of a hit, or `undefined` where there is none.
    */
   find(offset: number, length: number): MetadataKind | undefined {
     const end = offset + length;
-    for (const range of this.#ranges) {
-      if (offset < range.offset + range.length && range.offset < end) return range.kind;
-    }
-    for (let cluster = offset - offset % this.#clusterSize; cluster < end; cluster += this.#clusterSize) {
-      const bit = this.#bitOf(cluster);
-      if (((this.#filter[bit >>> 3] ?? 0) & (1 << (bit & 7))) === 0) continue;
-      const kind = this.#search(cluster);
+    const furthest = this.#furthestRangeBefore(end);
+    if (furthest !== undefined && endOf(furthest) > offset) return furthest.kind;
+    const last = Math.ceil(end / this.#clusterSize);
+    for (let cluster = Math.floor(offset / this.#clusterSize); cluster < last; cluster++) {
+      const kind = this.#tables.get(cluster);
       if (kind !== undefined) return kind;
     }
     return undefined;
   }
 
-  #bitOf(clusterOffset: number): number {
-    const index = clusterOffset / this.#clusterSize;
-    return Math.imul(index ^ Math.floor(index / 0x100000000), 0x9e3779b1) >>> 0 & this.#filterMask;
+  /** Of the ranges that begin before an offset, the one that ends last. */
+  #furthestRangeBefore(offset: number): MetadataRange | undefined {
+    let low = 0;
+    let high = this.#ranges.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#ranges[middle]?.range.offset ?? 0) < offset) low = middle + 1;
+      else high = middle;
+    }
+    return this.#ranges[low - 1]?.furthest;
   }
+}
+
+function endOf(range: MetadataRange): number {
+  return range.offset + range.length;
 }
 
 /**

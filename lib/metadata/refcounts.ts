@@ -9,6 +9,7 @@ import type { Geometry } from "../format/geometry.ts";
 import { MAX_REFCOUNT_TABLE_LENGTH } from "../format/limits.ts";
 import { findRefcount, getRefcount, setRefcount } from "../format/refcount_entries.ts";
 import { entryLower, entryUpper, refcountTableEntryOffset } from "../format/table_entries.ts";
+import { viewOf } from "../format/uint64.ts";
 import type { OrderedFile } from "./ordered_file.ts";
 import { PointerTable } from "./pointer_table.ts";
 import type { TableCache, TableSlice } from "./table_cache.ts";
@@ -19,6 +20,14 @@ export interface ClusterRun {
   readonly offset: number;
   /** How many clusters. */
   readonly count: number;
+}
+
+/** What {@linkcode Refcounts} needs of the image around it. */
+export interface RefcountsOptions {
+  /** Called with the place of new blocks and tables before anything changes; throws where metadata stands there. */
+  readonly assertUnused: (offset: number, length: number) => void;
+  /** Called with the host offset of each cluster that becomes a refcount block. */
+  readonly onNewBlock: (offset: number) => void;
 }
 
 /** How much longer than needed a grown refcount table is made, so that growing stays rare. */
@@ -34,7 +43,7 @@ export class Refcounts {
   readonly #geometry: Geometry;
   readonly #cache: TableCache;
   readonly #entriesPerSlice: number;
-  readonly #claim: (offset: number, length: number) => void;
+  readonly #options: RefcountsOptions;
   #table: PointerTable;
   /** The table in the file, and others that never got there, while a grown one waits for the header to point to it. */
   #replacedTables: ClusterRun[] = [];
@@ -44,21 +53,21 @@ export class Refcounts {
    * @param geometry The image's geometry.
    * @param cache A cache of slices of refcount blocks.
    * @param table The refcount table.
-   * @param claim Called with the place of new blocks and tables before anything changes; throws where metadata stands there.
+   * @param options Callbacks.
    */
   constructor(
     file: OrderedFile,
     geometry: Geometry,
     cache: TableCache,
     table: PointerTable,
-    claim: (offset: number, length: number) => void,
+    options: RefcountsOptions,
   ) {
     this.#file = file;
     this.#geometry = geometry;
     this.#cache = cache;
     this.#entriesPerSlice = cache.sliceSize * 8 / geometry.refcountBits;
     this.#table = table;
-    this.#claim = claim;
+    this.#options = options;
   }
 
   /** The refcount table as it is in memory. */
@@ -208,6 +217,23 @@ export class Refcounts {
     return undefined;
   }
 
+  /**
+   * The stretches of a block's clusters in which any refcount is not zero.
+   *
+   * @param blockIndex Index of a block that is there.
+   * @param clusterCount Where to stop at the latest: the number of clusters of interest from the start of the file.
+   * @returns Pairs of the first cluster and the one behind the last, in ascending order.
+   */
+  *usedStretches(blockIndex: number, clusterCount: number): Generator<[first: number, end: number]> {
+    const { refcountBlockEntryCount } = this.#geometry;
+    const blockEnd = Math.min((blockIndex + 1) * refcountBlockEntryCount, clusterCount);
+    for (let first = blockIndex * refcountBlockEntryCount; first < blockEnd; first += this.#entriesPerSlice) {
+      const slice = this.#sliceOf(first);
+      if (slice === undefined || slice.bytes.every((byte) => byte === 0)) continue;
+      yield [first, Math.min(first + this.#entriesPerSlice, blockEnd)];
+    }
+  }
+
   #sliceOf(clusterIndex: number): TableSlice | undefined {
     const { refcountBlockEntryCount, refcountBits } = this.#geometry;
     const blockIndex = Math.floor(clusterIndex / refcountBlockEntryCount);
@@ -230,16 +256,24 @@ export class Refcounts {
       this.#growTable(blockIndex);
       return;
     }
-    const cluster = blockIndex * this.#geometry.refcountBlockEntryCount;
-    this.#claim(cluster * this.#geometry.clusterSize, this.#geometry.clusterSize);
-    this.#placeBlock(blockIndex, cluster * this.#geometry.clusterSize);
-    this.set(cluster, 1);
+    const { clusterSize, refcountBlockEntryCount } = this.#geometry;
+    const offset = blockIndex * refcountBlockEntryCount * clusterSize;
+    this.#options.assertUnused(offset, clusterSize);
+    this.#writeBlock(offset, 1);
+    this.#linkBlock(blockIndex, offset);
   }
 
-  #placeBlock(blockIndex: number, offset: number): void {
-    const { clusterSize } = this.#geometry;
-    clearStaleBytes(this.#file, offset, clusterSize);
-    this.#cache.drop(offset, clusterSize);
+  /** Writes a block whose first refcounts are one. Nothing points to it yet, so it may be written at once. */
+  #writeBlock(offset: number, usedCount: number): void {
+    const block = new Uint8Array(this.#geometry.clusterSize);
+    const view = viewOf(block);
+    for (let index = 0; index < usedCount; index++) setRefcount(view, index, this.#geometry.refcountOrder, 1);
+    this.#file.writeAt(offset, block);
+  }
+
+  #linkBlock(blockIndex: number, offset: number): void {
+    this.#cache.drop(offset, this.#geometry.clusterSize);
+    this.#options.onNewBlock(offset);
     this.#table.set(blockIndex, entryUpper(offset, 0), entryLower(offset));
   }
 
@@ -278,8 +312,12 @@ export class Refcounts {
     }
     const firstCluster = blockIndex * refcountBlockEntryCount;
     const tableOffset = (firstCluster + blocks) * clusterSize;
-    this.#claim(firstCluster * clusterSize, (blocks + tableClusters) * clusterSize);
-    clearStaleBytes(this.#file, tableOffset, tableClusters * clusterSize);
+    this.#options.assertUnused(firstCluster * clusterSize, (blocks + tableClusters) * clusterSize);
+    const used = blocks + tableClusters;
+    for (let index = 0; index < blocks; index++) {
+      const rest = used - index * refcountBlockEntryCount;
+      this.#writeBlock((firstCluster + index) * clusterSize, Math.min(refcountBlockEntryCount, rest));
+    }
     const bytes = new Uint8Array(entryCount * 8);
     bytes.set(this.#table.bytes);
     const old = this.#table;
@@ -287,9 +325,8 @@ export class Refcounts {
     this.#table.markAllDirty();
     this.#replacedTables.push({ offset: old.offset, count: old.entryCount / entriesPerCluster });
     for (let index = 0; index < blocks; index++) {
-      this.#placeBlock(blockIndex + index, (firstCluster + index) * clusterSize);
+      this.#linkBlock(blockIndex + index, (firstCluster + index) * clusterSize);
     }
-    this.setRunToOne(firstCluster, blocks + tableClusters);
   }
 }
 

@@ -80,8 +80,8 @@ export interface MapEntry {
 export function* mapImage(path: string | URL, options: MapImageOptions = {}): Generator<MapEntry, void, undefined> {
   const { format = detectImageType(path), offset = 0, lock = true } = options;
   const file = acquireFile(path, { write: false, lock });
-  // From here on the disk closes the file.
-  using disk = format === "raw" ? RawFile.open(file, { lock }) : openOrClose(file, lock);
+  // From here on the disk closes the file, also where it cannot be opened.
+  using disk = format === "raw" ? RawFile.open(file, { lock }) : Qcow2File.open(file, { lock });
   const length = Math.min(options.length ?? Infinity, Math.max(0, disk.size - offset));
   checkRange(offset, length, Math.max(disk.size, offset));
   if (length === 0) return;
@@ -98,15 +98,6 @@ export function* mapImage(path: string | URL, options: MapImageOptions = {}): Ge
     }
   }
   if (open !== undefined) yield open;
-}
-
-function openOrClose(file: BlockFile, lock: boolean): Qcow2File {
-  try {
-    return Qcow2File.open(file, { lock });
-  } catch (error) {
-    file.close();
-    throw error;
-  }
 }
 
 function* entriesOf(extent: Extent, holes: HostHoles | undefined): Generator<MapEntry> {

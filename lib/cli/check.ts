@@ -1,0 +1,152 @@
+/**
+ * `check`: looks for damage in an image and mends it.
+ *
+ * @module
+ */
+
+import { checkImage, type CheckResult, type RepairKind } from "../operations/check.ts";
+import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import { checkCacheMode, IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import type { Context } from "./console.ts";
+import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { commandHelp } from "./help.ts";
+import { type NamedImage, opening, resolveImage } from "./image_files.ts";
+import { formatJson, type JsonValue } from "./json.ts";
+import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { toFixedHalfEven } from "./sizes.ts";
+import { imageInfo } from "../operations/info.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  ...IMAGE_OPTIONS,
+  OUTPUT_OPTION,
+  { name: "repair", short: "r", takesValue: true },
+  { name: "source-cache", short: "T", shortOnly: true, takesValue: true },
+  { name: "quiet", short: "q", shortOnly: true },
+];
+
+/** Exit status where a format has nothing to check. */
+const NOTHING_TO_CHECK = 63;
+const CORRUPTIONS_FOUND = 2;
+const LEAKS_FOUND = 3;
+
+/**
+ * Runs the command.
+ *
+ * @param context Where to print.
+ * @param args What follows `check`.
+ * @returns The exit status: 0 where all is well, 2 where there are corruptions, 3 where there are leaks only.
+ * @throws {CliError} Where it fails.
+ */
+export function check(context: Context, args: readonly string[]): number {
+  const parsed = parseArguments("check", args, OPTIONS);
+  if (parsed.has("help")) {
+    context.console.out(commandHelp("check", context.programName));
+    return 0;
+  }
+  const repair = repairKindOf(parsed.last("repair"));
+  const output = outputFormatOf(parsed);
+  const [name, ...others] = parsed.operands;
+  if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
+  refuseImageDescriptions(parsed);
+  checkCacheMode(parsed.last("source-cache"), "source cache");
+  const image = resolveImage(name, parsed.last("format"));
+  const lock = !parsed.has("force-share");
+  const print = (text: string) => {
+    if (!parsed.has("quiet")) context.console.out(text);
+  };
+  // What cannot be opened is told apart from what cannot be checked.
+  opening(name, image.path, false, () => imageInfo(image.path, { format: image.format, lock }));
+  if (image.format === "raw") throw new CliError("This image format does not support checks", NOTHING_TO_CHECK);
+
+  const first = checkOnce(context, { name, image, repair, lock });
+  const mended = first.corruptionsFixed + first.leaksFixed > 0;
+  if (mended && output === "human") print(formatMended(first));
+  const last = mended ? checkOnce(context, { name, image, repair: undefined, lock }) : first;
+  const { corruptionsFixed, leaksFixed } = first;
+  const result = { ...last, corruptionsFixed, leaksFixed };
+  print(output === "human" ? formatResult(result) : `${formatJson(resultToJson(result, image))}\n`);
+  if (result.corruptions > 0) return CORRUPTIONS_FOUND;
+  return result.leaks > 0 ? LEAKS_FOUND : 0;
+}
+
+function repairKindOf(text: string | undefined): RepairKind | undefined {
+  if (text === undefined || text === "leaks" || text === "all") return text;
+  throw new UsageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${text}`);
+}
+
+interface CheckRequest {
+  readonly name: string;
+  readonly image: NamedImage;
+  readonly repair: RepairKind | undefined;
+  readonly lock: boolean;
+}
+
+function checkOnce(context: Context, { name, image, repair, lock }: CheckRequest): CheckResult {
+  const onFinding = ({ message }: { readonly message: string }) => context.console.err(`${message}\n`);
+  try {
+    return checkImage(image.path, { onFinding, lock, ...(repair === undefined ? {} : { repair }) });
+  } catch (error) {
+    // Opening it again for writing may fail where reading went well.
+    if (repair !== undefined) opening(name, image.path, true, () => rethrowOpenError(error));
+    throw new CliError(`Check failed: ${explainIoError(error)}`);
+  }
+}
+
+const OPEN_CODES: readonly string[] = ["locked", "permission-denied", "not-found", "read-only", "marked-corrupt"];
+
+function rethrowOpenError(error: unknown): void {
+  if (error instanceof Error && "code" in error && OPEN_CODES.includes(String(error.code))) throw error;
+}
+
+function formatMended({ corruptionsFixed, leaksFixed }: CheckResult): string {
+  return "The following inconsistencies were found and repaired:\n\n" +
+    `    ${leaksFixed} leaked clusters\n    ${corruptionsFixed} corruptions\n\n` +
+    "Double checking the fixed image now...\n";
+}
+
+function formatResult(result: CheckResult): string {
+  const { corruptions, leaks, totalClusters, allocatedClusters, imageEndOffset } = result;
+  let text = "";
+  if (corruptions + leaks === 0) text += "No errors were found on the image.\n";
+  if (corruptions > 0) {
+    text += `\n${corruptions} errors were found on the image.\n` +
+      "Data may be corrupted, or further writes to the image may corrupt it.\n";
+  }
+  if (leaks > 0) {
+    text += `\n${leaks} leaked clusters were found on the image.\n` +
+      "This means waste of disk space, but no harm to data.\n";
+  }
+  if (totalClusters !== 0 && allocatedClusters !== 0) {
+    text += `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
+      `${percent(result.fragmentedClusters, allocatedClusters)} fragmented, ` +
+      `${percent(result.compressedClusters, allocatedClusters)} compressed clusters\n`;
+  }
+  if (imageEndOffset > 0) text += `Image end offset: ${imageEndOffset}\n`;
+  return text;
+}
+
+function percent(part: number, whole: number): string {
+  return `${toFixedHalfEven(part * 100 / whole, 2)}%`;
+}
+
+/** Counts that are zero are left out, except for those of which `qemu-img` leaves none out. */
+function resultToJson(result: CheckResult, image: NamedImage): JsonValue {
+  const counts: Readonly<Record<string, number>> = {
+    "image-end-offset": result.imageEndOffset,
+    "compressed-clusters": result.compressedClusters,
+    "total-clusters": result.totalClusters,
+    "corruptions": result.corruptions,
+    "corruptions-fixed": result.corruptionsFixed,
+    "check-errors": 0,
+    "leaks": result.leaks,
+    "leaks-fixed": result.leaksFixed,
+    "allocated-clusters": result.allocatedClusters,
+  };
+  const present = Object.entries(counts).filter(([key, count]) => count !== 0 || key === "check-errors");
+  return {
+    ...Object.fromEntries(present),
+    "filename": image.path,
+    "format": image.format,
+    ...(result.fragmentedClusters === 0 ? {} : { "fragmented-clusters": result.fragmentedClusters }),
+  };
+}

@@ -1,0 +1,131 @@
+/**
+ * `map`: tells where on the host the parts of a disk stand.
+ *
+ * @module
+ */
+
+import { type MapEntry, mapImage } from "../operations/map.ts";
+import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import type { Context } from "./console.ts";
+import { CliError, UsageError } from "./errors.ts";
+import { commandHelp } from "./help.ts";
+import { opening, resolveImage } from "./image_files.ts";
+import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { parseSizeArgument } from "./sizes.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  ...IMAGE_OPTIONS,
+  OUTPUT_OPTION,
+  { name: "start-offset", short: "s", takesValue: true },
+  { name: "max-length", short: "l", takesValue: true },
+];
+
+const COLUMN_WIDTH = 16;
+/** Lines are printed in batches: a call to the host for each would cost more than the map itself. */
+const BATCH_LENGTH = 1000;
+
+/**
+ * Runs the command.
+ *
+ * @param context Where to print.
+ * @param args What follows `map`.
+ * @returns The exit status.
+ * @throws {CliError} Where it fails.
+ */
+export function map(context: Context, args: readonly string[]): number {
+  const parsed = parseArguments("map", args, OPTIONS);
+  if (parsed.has("help")) {
+    context.console.out(commandHelp("map", context.programName));
+    return 0;
+  }
+  const output = outputFormatOf(parsed);
+  const start = offsetArgument("start offset", parsed.last("start-offset")) ?? 0;
+  const length = offsetArgument("max length", parsed.last("max-length"));
+  const [name, ...others] = parsed.operands;
+  if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
+  refuseImageDescriptions(parsed);
+  const { path, format } = resolveImage(name, parsed.last("format"));
+  const entries = mapImage(path, {
+    format,
+    lock: !parsed.has("force-share"),
+    offset: start,
+    ...(length === undefined ? {} : { length }),
+  });
+  // The image is opened with the first step.
+  const first = opening(name, path, false, () => entries.next());
+  const all = first.done === true ? [] : prepend(first.value, entries);
+  if (output === "human") printTable(context, path, all);
+  else printJson(context, all, start);
+  return 0;
+}
+
+function offsetArgument(what: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  // No disk reaches beyond what a number can hold, so that nothing is lost by stopping there.
+  return Math.min(Number(parseSizeArgument(what, text)), Number.MAX_SAFE_INTEGER);
+}
+
+function* prepend(first: MapEntry, rest: Iterable<MapEntry>): Generator<MapEntry> {
+  yield first;
+  yield* rest;
+}
+
+function printTable(context: Context, path: string, entries: Iterable<MapEntry>): void {
+  context.console.out(`${["Offset", "Length", "Mapped to"].map(column).join("")}File\n`);
+  printBatches(context, tableLines(path, entries));
+}
+
+/** One line for each stretch of data; what reads as zeroes is left out. */
+function* tableLines(path: string, entries: Iterable<MapEntry>): Generator<string> {
+  for (const { start, length, data, zero, offset } of entries) {
+    if (!data) continue;
+    if (offset === undefined) throw new CliError("File contains external, encrypted or compressed clusters.");
+    if (!zero) yield `${[start, length, offset].map((value) => column(hexadecimal(value))).join("")}${path}\n`;
+  }
+}
+
+function column(text: string): string {
+  return text.padEnd(COLUMN_WIDTH);
+}
+
+function hexadecimal(value: number): string {
+  return value === 0 ? "0" : `0x${value.toString(16)}`;
+}
+
+function printJson(context: Context, entries: Iterable<MapEntry>, start: number): void {
+  context.console.out("[");
+  printBatches(context, jsonLines(entries, start));
+  context.console.out("]\n");
+}
+
+function* jsonLines(entries: Iterable<MapEntry>, start: number): Generator<string> {
+  let separator = "";
+  for (const entry of entries) {
+    yield `${separator}${jsonLine(entry)}`;
+    separator = ",\n";
+  }
+  // An empty range has one entry nevertheless.
+  if (separator === "") yield jsonLine({ start, length: 0, depth: 0, present: false, zero: false, data: false });
+}
+
+function jsonLine({ start, length, depth, present, zero, data, offset }: MapEntry): string {
+  const onHost = offset === undefined ? "" : `, "offset": ${offset}`;
+  return `{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, ` +
+    `"data": ${data}${onHost}}`;
+}
+
+function printBatches(context: Context, lines: Iterable<string>): void {
+  let batch: string[] = [];
+  try {
+    for (const line of lines) {
+      batch.push(line);
+      if (batch.length < BATCH_LENGTH) continue;
+      context.console.out(batch.join(""));
+      batch = [];
+    }
+  } finally {
+    // What was found before a failure is shown too.
+    if (batch.length > 0) context.console.out(batch.join(""));
+  }
+}
