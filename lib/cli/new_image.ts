@@ -64,10 +64,11 @@ export interface NewImage {
  * Makes an empty image. Whatever can be wrong with the options is found before the file is touched.
  *
  * @param image What to make.
+ * @param onTouch Called once there may be a file, be the image complete or not.
  * @returns The image, open for writing; it is durable once it is closed.
  * @throws {CliError} Where that is not possible.
  */
-export function createImage(image: NewImage): Disk {
+export function createImage(image: NewImage, onTouch: () => void = () => {}): Disk {
   const { path, shownPath, format, createNew } = image;
   const layout = format === "qcow2" ? qcow2Options(image.options) : undefined;
   checkRawOptions(image);
@@ -76,9 +77,14 @@ export function createImage(image: NewImage): Disk {
   }
   const size = Number(image.size);
   try {
-    if (layout === undefined) return RawFile.create(path, { size, createNew });
-    return Qcow2File.create(path, { ...layout, size, createNew, durability: "none" });
+    const disk = layout === undefined
+      ? RawFile.create(path, { size, createNew })
+      : Qcow2File.create(path, { ...layout, size, createNew, durability: "none" });
+    onTouch();
+    return disk;
   } catch (error) {
+    // Where the file was to be new and exists, it is somebody else's.
+    if (!(error instanceof Qcow2Error) || error.code !== "already-exists") onTouch();
     throw new CliError(isTooLarge(error) ? tooLargeMessage(format) : explainCreateError(error, shownPath));
   }
 }

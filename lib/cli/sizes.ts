@@ -8,6 +8,7 @@ import { CliError } from "./errors.ts";
 
 const SUFFIXES = "BKMGTPE";
 const MAX_UINT64 = 2n ** 64n - 1n;
+const HALF = 2n ** 63n;
 const MAX_INT64 = 2n ** 63n - 1n;
 
 /** What {@linkcode parseSize} found: a number of bytes, nonsense, or a number beyond 64 bits. */
@@ -28,9 +29,9 @@ export function parseSize(text: string): ParsedSize {
   let bytes = BigInt(hexadecimal === undefined ? whole : `0x${hexadecimal}`) << exponent;
   if (/[1-9]/.test(fraction)) {
     if (exponent === 0n) return "invalid";
-    const scale = 10n ** BigInt(fraction.length);
-    // Halves are rounded up.
-    bytes += ((BigInt(fraction) << exponent) * 2n + scale) / (2n * scale);
+    // QEMU counts the fraction in parts of 2^64, cut off after that; halves of a byte are rounded up.
+    const parts = BigInt(Number(`0.${fraction}`) * 2 ** 64);
+    bytes += ((parts << exponent) + HALF) >> 64n;
   }
   return bytes > MAX_UINT64 ? "out-of-range" : bytes;
 }

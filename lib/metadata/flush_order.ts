@@ -18,6 +18,12 @@ import type { OrderedFile } from "./ordered_file.ts";
 import type { ClusterRun, Refcounts } from "./refcounts.ts";
 import type { TableCache, TableSlice } from "./table_cache.ts";
 
+/**
+ * A rule that can be left out, so that a test of crashes can show that it would notice. Rule 4 needs no code of its own: guest
+ * data is written at once, and the sync before step 3 covers it.
+ */
+export type BreakableRule = 1 | 2 | 3 | 5;
+
 /** Everything that a flush brings to the file. */
 export interface FlushOrderParts {
   /** The host file. */
@@ -38,6 +44,8 @@ export interface FlushOrderParts {
   readonly writeHeader: () => void;
   /** Called with clusters that nobody uses any more. */
   readonly onFreed: (run: ClusterRun) => void;
+  /** Rules to leave out: for tests alone. */
+  readonly brokenRules: ReadonlySet<BreakableRule>;
 }
 
 /** Brings dirty metadata to the file in the order that a crash cannot hurt. */
@@ -57,6 +65,7 @@ export class FlushOrder {
    * the next call tries again.
    */
   flush(): void {
+    if (this.#parts.brokenRules.has(5)) this.#applyFrees();
     this.writeBack();
     this.#parts.file.sync();
     this.#applyFrees();
@@ -67,20 +76,20 @@ export class FlushOrder {
    * for all of them, so that they share the syncs.
    */
   writeBack(): void {
-    const { file, refcountCache, l2Cache, refcounts, mapping, clusterSize } = this.#parts;
+    const { file, refcountCache, l2Cache, refcounts, mapping, clusterSize, brokenRules } = this.#parts;
     const { unlinkedTables, l1 } = mapping;
     const isUnlinked = (slice: TableSlice): boolean =>
       unlinkedTables.has(slice.hostOffset - slice.hostOffset % clusterSize);
 
     // Step 1: raised refcounts, new refcount blocks and new L2 tables, none of which anything in the file points to. Guest
     // data and copied bytes are in the file already.
-    refcountCache.writeDirty();
-    if (unlinkedTables.size > 0) l2Cache.writeDirty({ chosen: isUnlinked });
+    if (!brokenRules.has(1)) refcountCache.writeDirty();
+    if (unlinkedTables.size > 0 && !brokenRules.has(3)) l2Cache.writeDirty({ chosen: isUnlinked });
 
     // Step 2: the refcount table makes new blocks count; a table that moved does so when the header points to it.
     if (refcounts.table.dirty || refcounts.tableMoved) {
       if (refcounts.tableMoved) refcounts.table.writeDirty(file);
-      file.sync();
+      if (!brokenRules.has(2)) file.sync();
       if (refcounts.tableMoved) {
         this.#parts.writeHeader();
         file.sync();
@@ -97,6 +106,7 @@ export class FlushOrder {
       // From here on the file may point to them, whether the write below succeeds or not.
       unlinkedTables.clear();
       l1.writeDirty(file);
+      if (brokenRules.has(1)) refcountCache.writeDirty();
     }
   }
 

@@ -19,7 +19,7 @@ import {
 import { entryOffset } from "../format/table_entries.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { ClusterAllocator } from "./allocator.ts";
-import { FlushOrder } from "./flush_order.ts";
+import { type BreakableRule, FlushOrder } from "./flush_order.ts";
 import { Mapping } from "./mapping.ts";
 import { type MetadataRange, MetadataRegions, overlapError } from "./metadata_regions.ts";
 import { type Durability, OrderedFile } from "./ordered_file.ts";
@@ -36,6 +36,8 @@ export interface ImageMetadataOptions {
   readonly durability: Durability;
   /** The most bytes of L2 tables to keep in memory; by default as much as the disk has, up to 32 MiB. */
   readonly cacheSize?: number | undefined;
+  /** Rules of the flush order to leave out: for tests alone. */
+  readonly brokenRules?: ReadonlySet<BreakableRule>;
 }
 
 /** Tables are cached in slices of this size, or of a cluster where that is smaller. */
@@ -155,6 +157,7 @@ export class ImageMetadata {
       clusterSize,
       writeHeader: () => this.#writeMovedRefcountTable(),
       onFreed: ({ offset, count }) => this.file.file.punchHole(offset, count * clusterSize),
+      brokenRules: options.brokenRules ?? new Set(),
     });
   }
 
