@@ -1,0 +1,154 @@
+/**
+ * What there is to read about the program and its commands.
+ *
+ * @module
+ */
+
+/** The commands. */
+export const COMMAND_NAMES = ["check", "convert", "create", "help", "info", "map"] as const;
+/** Name of a command. */
+export type CommandName = (typeof COMMAND_NAMES)[number];
+
+interface CommandHelp {
+  readonly summary: string;
+  readonly usage: string;
+  readonly description: string;
+  readonly options: readonly (readonly [option: string, meaning: string])[];
+  readonly examples: readonly string[];
+}
+
+const FORMAT: readonly [string, string] = [
+  "-f FORMAT",
+  "format of the image, raw or qcow2; without it, its first bytes tell",
+];
+const SHARE: readonly [string, string] = ["-U, --force-share", "take no lock, for an image that somebody writes to"];
+const OUTPUT: readonly [string, string] = ["--output human|json", "print for people (the default) or for programs"];
+const QUIET: readonly [string, string] = ["-q", "print nothing but errors"];
+const SIZES = "Sizes are bytes, or have a suffix: k, M, G, T, P, E count in powers of 1024.";
+
+const HELP: Readonly<Record<CommandName, CommandHelp>> = {
+  create: {
+    summary: "make an empty image",
+    usage: "create [-f FORMAT] [-o OPTIONS] [-q] FILE [SIZE]",
+    description: `Makes FILE an image of SIZE bytes that reads as zeroes. ${SIZES}`,
+    options: [
+      ["-f FORMAT", "raw (the default) or qcow2"],
+      ["-o NAME=VALUE,…", "options of the image; -o help lists them. May be repeated"],
+      QUIET,
+    ],
+    examples: ["create -f qcow2 disk.qcow2 20G", "create -f qcow2 -o cluster_size=2M,lazy_refcounts=on disk.qcow2 1T"],
+  },
+  info: {
+    summary: "tell what an image is",
+    usage: "info [-f FORMAT] [--output human|json] [-U] [--backing-chain] FILE",
+    description: "Tells format, sizes, snapshots and features of an image. Opens nothing but FILE.",
+    options: [FORMAT, OUTPUT, SHARE, ["--backing-chain", "go on with the backing file, and with its backing file"]],
+    examples: ["info disk.qcow2", "info --output json disk.qcow2"],
+  },
+  check: {
+    summary: "look for damage in an image, and mend it",
+    usage: "check [-f FORMAT] [--output human|json] [-q] [-r leaks|all] [-U] FILE",
+    description:
+      "Checks that every cluster is counted as often as it is used. Exits with 0 where all is well, 2 where data\n" +
+      "may be damaged, 3 where space is wasted, 63 where the format has nothing to check, 1 where checking failed.",
+    options: [FORMAT, OUTPUT, QUIET, ["-r leaks|all", "mend: only wasted space, or everything"], SHARE],
+    examples: ["check disk.qcow2", "check -r all disk.qcow2"],
+  },
+  convert: {
+    summary: "copy images into a new one",
+    usage:
+      "convert [-f FORMAT] [-O FORMAT] [-o OPTIONS] [-p] [-q] [-n] [-S SIZE] [--target-is-zero] [-U] SOURCE… TARGET",
+    description:
+      "Copies SOURCE to TARGET, which is complete or not there at all: one that exists is replaced in the end, and\n" +
+      "an interrupted conversion leaves nothing behind. Several sources are put one behind the other.",
+    options: [
+      ["-f FORMAT", "format of the sources, raw or qcow2; without it, their first bytes tell"],
+      ["-O FORMAT", "format of the target, raw (the default) or qcow2"],
+      ["-o NAME=VALUE,…", "options of the target; -o help lists them. May be repeated"],
+      ["-S SIZE", "how many zero bytes in a row become a hole (4k); 0 for no holes"],
+      ["-n", "write into a target that exists, in place"],
+      ["--target-is-zero", "with -n: the target reads as zeroes already"],
+      ["-p", "show progress"],
+      QUIET,
+      ["-U, --force-share", "take no lock on the sources"],
+      ["-t, -T, -m, -W, -C", "accepted as qemu-img does, without effect"],
+    ],
+    examples: [
+      "convert -O qcow2 disk.raw disk.qcow2",
+      "convert -p -f qcow2 -O raw disk.qcow2 disk.raw",
+      "convert -n -O raw disk.qcow2 /dev/vg/disk",
+    ],
+  },
+  map: {
+    summary: "tell where on the host an image has its data",
+    usage: "map [-f FORMAT] [--output human|json] [--start-offset OFFSET] [--max-length LENGTH] [-U] FILE",
+    description: `Lists the stretches of the disk with their place in the file. ${SIZES}`,
+    options: [
+      FORMAT,
+      OUTPUT,
+      ["-s, --start-offset OFFSET", "where to begin on the disk"],
+      ["-l, --max-length LENGTH", "how far"],
+      SHARE,
+    ],
+    examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
+  },
+  help: {
+    summary: "explain a command",
+    usage: "help [COMMAND]",
+    description: "Without COMMAND, lists what there is.",
+    options: [],
+    examples: ["help convert"],
+  },
+};
+
+/**
+ * Whether a word is a command.
+ *
+ * @param word The word.
+ * @returns Whether it is.
+ */
+export function isCommandName(word: string): word is CommandName {
+  return COMMAND_NAMES.some((name) => name === word);
+}
+
+/**
+ * Explains the program.
+ *
+ * @param programName Its name.
+ * @param version Its version.
+ * @returns Text to print.
+ */
+export function programHelp(programName: string, version: string): string {
+  const commands = COMMAND_NAMES.map((name) => [name, HELP[name].summary] as const);
+  return `qcow2 ${version}: the disk image tool of @disk/qcow2\n\n` +
+    `Usage: ${programName} [--argv0 NAME] COMMAND [OPTION…] [ARGUMENT…]\n\nCommands:\n${table(commands)}\n` +
+    `Options:\n${
+      table([
+        ["--argv0 NAME", "the name in front of error messages"],
+        ["-h, --help", "this text"],
+        ["-V, --version", "the version"],
+      ])
+    }\n` +
+    "Commands, options, output and exit status are those of qemu-img. To take its place, have a script named qemu-img\n" +
+    `that runs ${programName} --argv0 qemu-img "$@".\n\n` +
+    `'${programName} help COMMAND' tells more of a command.\n`;
+}
+
+/**
+ * Explains a command.
+ *
+ * @param name Name of the command.
+ * @param programName Name of the program.
+ * @returns Text to print.
+ */
+export function commandHelp(name: CommandName, programName: string): string {
+  const { summary, usage, description, options, examples } = HELP[name];
+  return `${programName} ${name}: ${summary}\n\nUsage: ${programName} ${usage}\n\n${description}\n` +
+    (options.length === 0 ? "" : `\nOptions:\n${table(options)}`) +
+    `\nExamples:\n${examples.map((example) => `  ${programName} ${example}\n`).join("")}`;
+}
+
+function table(rows: readonly (readonly [string, string])[]): string {
+  const width = Math.max(...rows.map(([left]) => left.length));
+  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}\n`).join("");
+}
