@@ -75,12 +75,10 @@ function createNamed(context: Context, request: CreateRequest): void {
   const format = targetFormat(request.formatName);
   const path = pathOfImage(name);
   const options = new ImageOptions(format);
-  if (sizeArgument !== undefined) options.set("size", String(sizeArgument));
-  for (const [option, value] of parseOptionList(request.list ?? "")) {
-    if (option === "size" && sizeArgument !== undefined) {
-      throw new CliError("The image size must be specified only once");
-    }
-    options.set(option, value);
+  for (const [option, value] of parseOptionList(request.list ?? "")) options.set(option, value);
+  if (sizeArgument !== undefined) {
+    if (options.text("size") !== undefined) throw new CliError("The image size must be specified only once");
+    options.set("size", String(sizeArgument));
   }
   refuseUnsupportedOptions(format, options);
   const size = options.number("size");
