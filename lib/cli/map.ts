@@ -4,11 +4,12 @@
  * @module
  */
 
+import { Qcow2Error } from "../errors.ts";
 import { type MapEntry, mapImage } from "../operations/map.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
 import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, UsageError } from "./errors.ts";
+import { CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { opening, resolveImage } from "./image_files.ts";
 import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
@@ -52,23 +53,45 @@ export function map(context: Context, args: readonly string[]): number {
     offset: start,
     ...(length === undefined ? {} : { length }),
   });
-  // The image is opened with the first step.
-  const first = opening(name, path, false, () => entries.next());
-  const all = first.done === true ? [] : prepend(first.value, entries);
-  if (output === "human") printTable(context, path, all);
-  else printJson(context, all, start);
+  const readable = startReading(name, path, entries);
+  if (output === "human") printTable(context, path, readable);
+  else printJson(context, readable, start);
   return 0;
+}
+
+/** Opens the image, which happens with the first step. What is damaged is told only when that is reached. */
+function startReading(name: string, path: string, entries: Iterator<MapEntry, void>): Iterable<MapEntry> {
+  const step = () => entries.next();
+  let first: ReturnType<typeof step> | undefined;
+  let damage: unknown;
+  opening(name, path, false, () => {
+    try {
+      first = step();
+    } catch (error) {
+      if (!(error instanceof Qcow2Error) || error.code !== "corrupt") throw error;
+      damage = error;
+    }
+  });
+  return readOn(step, first, damage);
+}
+
+function* readOn(
+  step: () => IteratorResult<MapEntry, void>,
+  first: IteratorResult<MapEntry, void> | undefined,
+  damage: unknown,
+): Generator<MapEntry> {
+  try {
+    if (first === undefined) throw damage;
+    for (let next = first; next.done !== true; next = step()) yield next.value;
+  } catch (error) {
+    throw new CliError(`Could not read file metadata: ${explainIoError(error)}`);
+  }
 }
 
 function offsetArgument(what: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   // No disk reaches beyond what a number can hold, so that nothing is lost by stopping there.
   return Math.min(Number(parseSizeArgument(what, text)), Number.MAX_SAFE_INTEGER);
-}
-
-function* prepend(first: MapEntry, rest: Iterable<MapEntry>): Generator<MapEntry> {
-  yield first;
-  yield* rest;
 }
 
 function printTable(context: Context, path: string, entries: Iterable<MapEntry>): void {
