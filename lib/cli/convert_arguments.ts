@@ -1,0 +1,173 @@
+/**
+ * The command line of `convert`.
+ *
+ * @module
+ */
+
+import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { checkCacheMode, IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { CliError, notSupported } from "./errors.ts";
+import { asksForHelp, joinOptionLists } from "./image_options.ts";
+import { parseSizeArgument } from "./sizes.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  ...IMAGE_OPTIONS,
+  { name: "target-format", short: "O", shortOnly: true, takesValue: true },
+  { name: "backing-file", short: "B", shortOnly: true, takesValue: true },
+  { name: "backing-format", short: "F", shortOnly: true, takesValue: true },
+  { name: "copy-range", short: "C", shortOnly: true },
+  { name: "compress", short: "c", shortOnly: true },
+  { name: "options", short: "o", shortOnly: true, takesValue: true },
+  { name: "snapshot", short: "l", shortOnly: true, takesValue: true },
+  { name: "sparse-size", short: "S", shortOnly: true, takesValue: true },
+  { name: "progress", short: "p", shortOnly: true },
+  { name: "target-cache", short: "t", shortOnly: true, takesValue: true },
+  { name: "source-cache", short: "T", shortOnly: true, takesValue: true },
+  { name: "quiet", short: "q", shortOnly: true },
+  { name: "skip-creation", short: "n", shortOnly: true },
+  { name: "coroutines", short: "m", shortOnly: true, takesValue: true },
+  { name: "out-of-order", short: "W", shortOnly: true },
+  { name: "rate-limit", short: "r", shortOnly: true, takesValue: true },
+  { name: "target-image-opts" },
+  { name: "target-is-zero" },
+  { name: "salvage" },
+  { name: "bitmaps" },
+  { name: "skip-broken-bitmaps" },
+];
+
+const MAX_SPARSE_SIZE = 16n * 1024n * 1024n;
+const SECTOR_SIZE = 512n;
+const MAX_COROUTINES = 16;
+
+/** What `convert` is to do. */
+export interface ConvertRequest {
+  /** That something is to be converted. */
+  readonly kind: "convert";
+  /** Names of the images to read. */
+  readonly sources: readonly string[];
+  /** Name of the image to write. */
+  readonly target: string;
+  /** Format of the sources, where it was given. */
+  readonly sourceFormat: string | undefined;
+  /** Format of the target. */
+  readonly targetFormat: string;
+  /** What stood behind all `-o`. */
+  readonly options: string | undefined;
+  /** How many zero bytes in a row become a hole, where it was given. */
+  readonly sparseSize: number | undefined;
+  /** Whether progress is to be shown. */
+  readonly progress: boolean;
+  /** Whether nothing but errors may be shown. */
+  readonly quiet: boolean;
+  /** Whether the target exists and is written in place. */
+  readonly skipCreation: boolean;
+  /** Whether a target that exists reads as zeroes. */
+  readonly targetIsZero: boolean;
+  /** Whether clusters are to be compressed. */
+  readonly compress: boolean;
+  /** Whether sources are opened without a lock. */
+  readonly forceShare: boolean;
+}
+
+/** What stood on the command line of `convert`: something to convert, or a wish for help. */
+export type ParsedConvert =
+  | ConvertRequest
+  | { readonly kind: "help" }
+  | { readonly kind: "options-help"; readonly format: string; readonly forFile: boolean };
+
+/**
+ * Reads the command line.
+ *
+ * @param args What follows `convert`.
+ * @returns What to do.
+ * @throws {CliError} Where it makes no sense, or wants what is missing here.
+ */
+export function parseConvertArguments(args: readonly string[]): ParsedConvert {
+  const parsed = parseArguments("convert", args, OPTIONS);
+  if (parsed.has("help")) return { kind: "help" };
+  const options = joinOptionLists(parsed.all("options"));
+  const sparseSize = sparseSizeOf(parsed.last("sparse-size"));
+  checkCoroutines(parsed.last("coroutines"));
+  const rateLimit = parsed.last("rate-limit");
+  if (rateLimit !== undefined) parseSizeArgument("rate limit", rateLimit);
+  const targetFormat = parsed.last("target-format") ?? "raw";
+  checkCombinations(parsed, options);
+  const sources = parsed.operands.slice(0, -1);
+  const target = parsed.operands.at(-1);
+  if (options !== undefined && asksForHelp(options)) {
+    return { kind: "options-help", format: targetFormat, forFile: sources.length > 0 };
+  }
+  if (target === undefined || sources.length === 0) throw new CliError("Must specify image file name");
+  checkCacheMode(parsed.last("target-cache"), "cache");
+  checkCacheMode(parsed.last("source-cache"), "source cache");
+  refuseUnsupported(parsed, targetFormat);
+  return {
+    kind: "convert",
+    sources,
+    target,
+    sourceFormat: parsed.last("format"),
+    targetFormat,
+    options,
+    sparseSize,
+    progress: parsed.has("progress"),
+    quiet: parsed.has("quiet"),
+    skipCreation: parsed.has("skip-creation"),
+    targetIsZero: parsed.has("target-is-zero"),
+    compress: parsed.has("compress"),
+    forceShare: parsed.has("force-share"),
+  };
+}
+
+function sparseSizeOf(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const size = parseSizeArgument("buffer size for sparse output", text);
+  if (size % SECTOR_SIZE !== 0n || size > MAX_SPARSE_SIZE) {
+    throw new CliError(
+      "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 16777216. " +
+        "Select 0 to disable sparse detection (fully allocates output).",
+    );
+  }
+  return Number(size);
+}
+
+/** How many requests QEMU has under way at once means nothing to a program that waits for each. */
+function checkCoroutines(text: string | undefined): void {
+  if (text === undefined) return;
+  const count = /^\s*\+?\d+$/.test(text) ? Number(text) : 0;
+  if (count < 1 || count > MAX_COROUTINES) {
+    throw new CliError(
+      `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${MAX_COROUTINES}`,
+    );
+  }
+}
+
+function checkCombinations(parsed: Arguments, options: string | undefined): void {
+  if (parsed.has("target-is-zero") && !parsed.has("skip-creation")) {
+    throw new CliError("--target-is-zero requires use of -n flag");
+  }
+  if (parsed.has("compress") && parsed.has("copy-range")) {
+    throw new CliError("Cannot enable copy offloading when -c is used");
+  }
+  if (parsed.has("sparse-size") && parsed.has("copy-range")) {
+    throw new CliError("Cannot enable copy offloading when -S is used");
+  }
+  if (options !== undefined && parsed.has("skip-creation") && !asksForHelp(options)) {
+    throw new CliError("-o has no effect when skipping image creation");
+  }
+}
+
+function refuseUnsupported(parsed: Arguments, targetFormat: string): void {
+  refuseImageDescriptions(parsed);
+  const missing: readonly (readonly [string, string])[] = [
+    ["target-image-opts", "Describing the target by options (--target-image-opts)"],
+    ["backing-file", "Converting onto a backing file (-B)"],
+    ["backing-format", "Converting onto a backing file (-F)"],
+    ["snapshot", "Converting a snapshot (-l)"],
+    ["rate-limit", "A rate limit (-r)"],
+    ["salvage", "Salvaging (--salvage)"],
+    ["bitmaps", "Copying bitmaps (--bitmaps)"],
+    ["skip-broken-bitmaps", "Copying bitmaps (--skip-broken-bitmaps)"],
+  ];
+  for (const [name, what] of missing) if (parsed.has(name)) throw notSupported(what);
+  if (parsed.has("compress") && targetFormat !== "raw") throw notSupported("Compression (-c)");
+}

@@ -1,0 +1,121 @@
+/**
+ * {@linkcode ObservedDisk}: a disk that tells what is done to it, and says of its errors where they happened.
+ *
+ * @module
+ */
+
+import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import { CliError, explainIoError } from "./errors.ts";
+
+/** A disk with somebody who watches. */
+export class ObservedDisk implements Disk {
+  readonly #disk: Disk;
+  readonly #onMoved: (length: number) => void;
+
+  /**
+   * @param disk The disk; it is closed with this one.
+   * @param onMoved Called with the length in bytes of whatever was read or written.
+   */
+  constructor(disk: Disk, onMoved: (length: number) => void = () => {}) {
+    this.#disk = disk;
+    this.#onMoved = onMoved;
+  }
+
+  /** The virtual size in bytes. */
+  get size(): number {
+    return this.#disk.size;
+  }
+
+  /** The granularity in bytes in which the disk allocates. */
+  get allocationSize(): number {
+    return this.#disk.allocationSize;
+  }
+
+  /**
+   * Reads.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param into What to fill.
+   * @throws {CliError} Where the disk fails.
+   */
+  readAt(offset: number, into: Uint8Array): void {
+    locating("reading", offset, () => this.#disk.readAt(offset, into));
+    this.#onMoved(into.length);
+  }
+
+  /**
+   * Writes.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param data What to write.
+   * @throws {CliError} Where the disk fails.
+   */
+  writeAt(offset: number, data: Uint8Array): void {
+    locating("writing", offset, () => this.#disk.writeAt(offset, data));
+    this.#onMoved(data.length);
+  }
+
+  /**
+   * Makes a range read as zeroes.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param length How far, in bytes.
+   * @param options Whether space may be given back.
+   * @throws {CliError} Where the disk fails.
+   */
+  writeZeroesAt(offset: number, length: number, options?: WriteZeroesOptions): void {
+    locating("writing", offset, () => this.#disk.writeZeroesAt(offset, length, options));
+  }
+
+  /**
+   * Gives a range back.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param length How far, in bytes.
+   */
+  discardAt(offset: number, length: number): void {
+    this.#disk.discardAt(offset, length);
+  }
+
+  /**
+   * The stretches that a range consists of.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param length How far, in bytes.
+   * @returns The extents in order, without gaps.
+   * @throws {CliError} Where the disk fails.
+   */
+  *extents(offset: number, length: number): Generator<Extent> {
+    const extents = this.#disk.extents(offset, length)[Symbol.iterator]();
+    for (let position = offset;;) {
+      const next = locating("reading block status", position, () => extents.next());
+      if (next.done === true) return;
+      yield next.value;
+      position = next.value.offset + next.value.length;
+    }
+  }
+
+  /** Makes everything durable. */
+  flush(): void {
+    this.#disk.flush();
+  }
+
+  /** Closes the disk. */
+  close(): void {
+    this.#disk.close();
+  }
+
+  /** Closes the disk, for `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+function locating<T>(doing: string, offset: number, act: () => T): T {
+  try {
+    return act();
+  } catch (error) {
+    const unit = doing === "reading block status" ? "offset" : "byte";
+    throw new CliError(`error while ${doing} at ${unit} ${offset}: ${explainIoError(error)}`);
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * Shows how far a long command has come: as `qemu-img` prints it, or as a bar where a person watches.
+ *
+ * @module
+ */
+
+import { ProgressBar } from "@std/cli/unstable-progress-bar";
+import type { Console } from "./console.ts";
+
+/** Shows progress. */
+export interface ProgressDisplay {
+  /**
+   * Tells how far the work is.
+   *
+   * @param done How much is done, in the unit of the total.
+   */
+  update(done: number): void;
+  /**
+   * Ends the display.
+   *
+   * @param completed Whether the work was completed.
+   */
+  stop(completed: boolean): Promise<void>;
+}
+
+/** When to show progress. */
+export interface ProgressOptions {
+  /** Whether it was asked for. */
+  readonly wanted: boolean;
+  /** Whether nothing may be shown. */
+  readonly quiet: boolean;
+}
+
+/**
+ * Whether {@linkcode showProgress} would show anything, so that counting what there is to do is worth it.
+ *
+ * @param console Where to print.
+ * @param options When to show it.
+ * @returns Whether it would.
+ */
+export function wantsProgress(console: Console, options: ProgressOptions): boolean {
+  return !options.quiet && (options.wanted || console.stderrIsTerminal);
+}
+
+/**
+ * Begins to show progress: a bar where the standard error is a terminal, at once if it was asked for and after a second
+ * otherwise; lines on the standard output where it was asked for and nobody watches.
+ *
+ * @param console Where to print.
+ * @param total How much there is to do.
+ * @param options When to show it.
+ * @returns The display.
+ */
+export function showProgress(console: Console, total: number, options: ProgressOptions): ProgressDisplay {
+  if (!wantsProgress(console, options)) return { update: () => {}, stop: () => Promise.resolve() };
+  if (console.stderrIsTerminal) return new BarProgress(total, options.wanted ? 0 : BAR_DELAY_MILLISECONDS);
+  return new LineProgress(console, total);
+}
+
+/** What is over sooner needs no bar, unless it was asked for. */
+const BAR_DELAY_MILLISECONDS = 1000;
+const BAR_INTERVAL_MILLISECONDS = 200;
+
+class BarProgress implements ProgressDisplay {
+  readonly #total: number;
+  readonly #delay: number;
+  readonly #start = performance.now();
+  #bar: ProgressBar | undefined;
+
+  constructor(total: number, delay: number) {
+    this.#total = total;
+    this.#delay = delay;
+  }
+
+  update(done: number): void {
+    if (this.#bar === undefined) {
+      if (this.#total === 0 || performance.now() - this.#start < this.#delay) return;
+      this.#bar = new ProgressBar({ max: this.#total, interval: BAR_INTERVAL_MILLISECONDS });
+    }
+    this.#bar.value = done;
+  }
+
+  async stop(): Promise<void> {
+    await this.#bar?.stop();
+  }
+}
+
+/** At least so many percent lie between two lines. */
+const LINE_STEP_PERCENT = 1;
+
+class LineProgress implements ProgressDisplay {
+  readonly #console: Console;
+  readonly #total: number;
+  #shown = 0;
+
+  constructor(console: Console, total: number) {
+    this.#console = console;
+    this.#total = total;
+    this.#print(0);
+  }
+
+  update(done: number): void {
+    const percent = this.#total === 0 ? 0 : done * 100 / this.#total;
+    if (percent > this.#shown + LINE_STEP_PERCENT || (percent === 100 && done > 0)) this.#print(percent);
+  }
+
+  stop(completed: boolean): Promise<void> {
+    if (completed) this.#print(100);
+    this.#console.out("\n");
+    return Promise.resolve();
+  }
+
+  #print(percent: number): void {
+    this.#console.out(`    (${percent.toFixed(2)}/100%)\r`);
+    this.#shown = percent;
+  }
+}
