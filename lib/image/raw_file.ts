@@ -132,6 +132,8 @@ export class RawFile implements Disk {
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       file.truncate(Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE);
+      // As QEMU does: with its first block allocated, a file answers questions about its alignment like any other.
+      if (size > 0) file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
       return new RawFile(file);
     } catch (error) {
       file.close();

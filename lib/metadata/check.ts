@@ -31,7 +31,7 @@ export interface CheckFinding {
 export interface CheckOptions {
   /** What to mend; nothing without it. */
   readonly repair?: RepairKind;
-  /** Called with each finding as it is found. */
+  /** Called with each finding as it is found; one that a repair mends afterwards is told again, as fixed. */
   readonly onFinding?: (finding: CheckFinding) => void;
 }
 
@@ -86,7 +86,7 @@ class Check {
     const metadata = this.#metadata;
     const counted = countReferences(
       metadata,
-      (message, hostOffset) => this.#note("corruption", message, hostOffset, false),
+      (message, hostOffset) => this.#note("corruption", message, hostOffset),
     );
     const { references, refcountStructureFaults, complete, statistics } = counted;
     const repairAll = this.#options.repair === "all";
@@ -101,6 +101,7 @@ class Check {
       this.#sound = true;
       this.#counts.corruption -= refcountStructureFaults;
       this.#fixed.corruption += refcountStructureFaults;
+      for (const difference of [...differences.raise, ...differences.lower]) this.#noteRepair(difference);
     } else {
       this.#applyRefcounts(differences);
     }
@@ -119,9 +120,17 @@ class Check {
     };
   }
 
-  #note(kind: "corruption" | "leak", message: string, hostOffset: number, fixed: boolean): void {
+  #note(kind: "corruption" | "leak", message: string, hostOffset: number, fixed = false): void {
     (fixed ? this.#fixed : this.#counts)[kind]++;
     this.#options.onFinding?.({ kind, message, hostOffset, fixed });
+  }
+
+  /** Tells of a refcount again that was wrong and is right now. */
+  #noteRepair({ cluster, refcount, reference }: RefcountDifference): void {
+    const kind = refcount < reference ? "corruption" : "leak";
+    this.#counts[kind]--;
+    const message = `Repairing cluster ${cluster} refcount=${refcount} reference=${reference}`;
+    this.#note(kind, message, cluster * this.#metadata.geometry.clusterSize, true);
   }
 
   /** Compares what is stored with what was counted, for every cluster that either side knows of. */
@@ -133,20 +142,18 @@ class Check {
       const refcount = this.#sound || this.#hasUsableBlock(cluster) ? this.#metadata.refcounts.get(cluster) : 0;
       if (refcount > 0 || reference > 0) differences.highestCluster = Math.max(differences.highestCluster, cluster);
       if (refcount === reference) continue;
-      const kind = refcount < reference ? "corruption" : "leak";
+      const isLeak = refcount > reference;
       if (refcount === 0) differences.usedClusterIsFree = true;
+      this.#note(
+        isLeak ? "leak" : "corruption",
+        `${isLeak ? "Leaked" : "ERROR"} cluster ${cluster} refcount=${refcount} reference=${reference}`,
+        cluster * this.#metadata.geometry.clusterSize,
+      );
       // Without a rebuild a refcount can only be raised where it has a block already.
-      const fixed = kind === "leak"
+      const canFix = isLeak
         ? repair !== undefined && this.#canLower
         : this.#canRebuild || (repair === "all" && this.#sound && refcount > 0);
-      const verb = fixed ? "Repairing" : kind === "leak" ? "Leaked" : "ERROR";
-      this.#note(
-        kind,
-        `${verb} cluster ${cluster} refcount=${refcount} reference=${reference}`,
-        cluster * this.#metadata.geometry.clusterSize,
-        fixed,
-      );
-      if (fixed) (kind === "leak" ? differences.lower : differences.raise).push([cluster, reference]);
+      if (canFix) differences[isLeak ? "lower" : "raise"].push({ cluster, refcount, reference });
     }
     return differences;
   }
@@ -165,8 +172,9 @@ class Check {
     const metadata = this.#metadata;
     for (const changes of [raise, lower]) {
       if (changes.length === 0) continue;
-      for (const [cluster, refcount] of changes) metadata.refcounts.set(cluster, refcount);
+      for (const { cluster, reference } of changes) metadata.refcounts.set(cluster, reference);
       metadata.flush();
+      for (const change of changes) this.#noteRepair(change);
     }
     if (raise.length + lower.length > 0) metadata.reset();
   }
@@ -232,11 +240,19 @@ class Check {
   }
 }
 
+interface RefcountDifference {
+  readonly cluster: number;
+  /** What is stored. */
+  readonly refcount: number;
+  /** What was counted. */
+  readonly reference: number;
+}
+
 interface RefcountDifferences {
-  /** Clusters whose refcount must rise, with the right value. */
-  readonly raise: [cluster: number, refcount: number][];
-  /** Clusters whose refcount must fall, with the right value. */
-  readonly lower: [cluster: number, refcount: number][];
+  /** Refcounts that must rise, out of those that can be mended. */
+  readonly raise: RefcountDifference[];
+  /** Refcounts that must fall, out of those that can be mended. */
+  readonly lower: RefcountDifference[];
   /** Whether a cluster in use has refcount 0, so that nothing may be allocated before all refcounts are right. */
   usedClusterIsFree: boolean;
   /** The last cluster with a refcount or a reference. */

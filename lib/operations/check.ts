@@ -18,7 +18,7 @@ export type { AllocationStatistics, CheckFinding, CheckResult, RepairKind };
 export interface CheckImageOptions {
   /** What to mend: `leaks` gives unused clusters back, `all` mends refcounts and flags as well. Nothing without it. */
   readonly repair?: RepairKind;
-  /** Called with each finding as it is found. */
+  /** Called with each finding as it is found; one that is mended afterwards is told again, as fixed. */
   readonly onFinding?: (finding: CheckFinding) => void;
   /**
    * Whether to lock the file.
