@@ -15,7 +15,7 @@ import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 
 /**
- * Writes refcount blocks and a refcount table that say exactly what was counted, behind the end of the file, and points the
+ * Writes refcount blocks and a refcount table that say exactly what was counted, behind everything in use, and points the
  * header to them last: until then the old ones are untouched, and a crash changes nothing. The old ones are free afterwards.
  *
  * @param metadata The image.
@@ -28,8 +28,12 @@ export function rebuildRefcounts(metadata: ImageMetadata, references: HostRefere
   const { geometry, file, refcounts } = metadata;
   const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
   const blocks = new Set<number>();
-  for (const cluster of references.clusters()) blocks.add(Math.floor(cluster / perBlock));
-  const areaStart = alignUp(file.file.size, clusterSize) / clusterSize;
+  // An entry may refer to a cluster right behind the end of the file, which reads as zeroes.
+  let areaStart = alignUp(file.file.size, clusterSize) / clusterSize;
+  for (const cluster of references.clusters()) {
+    blocks.add(Math.floor(cluster / perBlock));
+    areaStart = Math.max(areaStart, cluster + 1);
+  }
   let tableClusters = 0;
   for (let settled = false; !settled;) {
     const areaEnd = areaStart + blocks.size + tableClusters;
