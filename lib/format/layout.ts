@@ -47,6 +47,10 @@ export interface LayoutOptions {
    * @default {"zlib"}
    */
   readonly compressionType?: CompressionType;
+  /** Name of the backing file, at most 1023 bytes in UTF-8. */
+  readonly backingFile?: string;
+  /** Format of the backing file, such as `qcow2`. */
+  readonly backingFormat?: string;
 }
 
 /** A fresh image: the header, and the bytes of its few clusters. Between and behind them everything is zero. */
@@ -149,8 +153,8 @@ export function createLayout(options: LayoutOptions): Layout {
     refcountOrder: geometry.refcountOrder,
     compressionType,
     unknownFields: version === 2 ? new Uint8Array() : new Uint8Array(HEADER_LENGTH_V3 - MIN_HEADER_LENGTH_V3 - 1),
-    extensions: version === 2 || clusterSize < MIN_CLUSTER_SIZE_FOR_NAMES ? [] : [featureNameTable()],
-    backingFile: undefined,
+    extensions: extensionsFor(version, clusterSize, options.backingFormat),
+    backingFile: options.backingFile,
   };
   return {
     header,
@@ -163,9 +167,15 @@ export function createLayout(options: LayoutOptions): Layout {
   };
 }
 
-/** The extension that names the feature bits. */
-function featureNameTable(): HeaderExtension {
-  return { type: EXTENSION.featureNames, data: encodeFeatureNames(FEATURE_NAMES) };
+function extensionsFor(version: 2 | 3, clusterSize: number, backingFormat: string | undefined): HeaderExtension[] {
+  const extensions: HeaderExtension[] = [];
+  if (backingFormat !== undefined) {
+    extensions.push({ type: EXTENSION.backingFormat, data: new TextEncoder().encode(backingFormat) });
+  }
+  if (version >= 3 && clusterSize >= MIN_CLUSTER_SIZE_FOR_NAMES) {
+    extensions.push({ type: EXTENSION.featureNames, data: encodeFeatureNames(FEATURE_NAMES) });
+  }
+  return extensions;
 }
 
 function geometryFor(clusterSize: number, refcountBits: number): Geometry {

@@ -134,3 +134,23 @@ export function decodeCompressedDescriptor(upper: number, lower: number, cluster
   const length = (furtherSectors + 1) * COMPRESSED_SECTOR_SIZE - hostOffset % COMPRESSED_SECTOR_SIZE;
   return { hostOffset, length };
 }
+
+/**
+ * Encodes the descriptor of a compressed cluster.
+ *
+ * @param hostOffset Where the compressed bytes begin, in bytes.
+ * @param length How many there are, in bytes, at least 1.
+ * @param clusterBits Base-2 logarithm of the cluster size.
+ * @returns The halves of the L2 entry.
+ */
+export function encodeCompressedDescriptor(
+  hostOffset: number,
+  length: number,
+  clusterBits: number,
+): { upper: number; lower: number } {
+  const upperOffsetBits = 62 - (clusterBits - 8) - 32;
+  const firstSector = Math.floor(hostOffset / COMPRESSED_SECTOR_SIZE);
+  const furtherSectors = Math.floor((hostOffset + length - 1) / COMPRESSED_SECTOR_SIZE) - firstSector;
+  const upper = Math.floor(hostOffset / TWO_TO_32) + furtherSectors * 2 ** upperOffsetBits + COMPRESSED_FLAG;
+  return { upper, lower: hostOffset % TWO_TO_32 };
+}

@@ -4,11 +4,12 @@
  * @module
  */
 
-import type { Extent, ExtentKind } from "../disk.ts";
-import { hex, Qcow2Error } from "../errors.ts";
+import type { Disk, Extent, ExtentKind } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
+import { CompressedClusters } from "./compressed_clusters.ts";
 import type { ClusterRun } from "../metadata/refcounts.ts";
 
 /** The most zeroes that are written at once, in bytes. */
@@ -30,13 +31,20 @@ const zeroes = new Uint8Array(ZEROES_LENGTH);
 /** Moves the guest's bytes between buffers and host clusters. The caller has checked ranges and permissions. */
 export class GuestIo {
   readonly #metadata: ImageMetadata;
+  readonly #backing: Disk | undefined;
+  readonly #compressed: CompressedClusters;
   readonly #run = new MappedRun();
   /** One cluster, for the head and tail around a partial write. */
   #clusterBuffer: Uint8Array<ArrayBuffer> | undefined;
 
-  /** @param metadata The image's metadata. */
-  constructor(metadata: ImageMetadata) {
+  /**
+   * @param metadata The image's metadata.
+   * @param backing What unallocated clusters read as; zeroes without it.
+   */
+  constructor(metadata: ImageMetadata, backing?: Disk) {
     this.#metadata = metadata;
+    this.#backing = backing;
+    this.#compressed = new CompressedClusters(metadata);
   }
 
   /**
@@ -51,9 +59,16 @@ export class GuestIo {
     for (let done = 0; done < into.length;) {
       mapping.find(offset + done, into.length - done, run);
       const part = run.length === into.length ? into : into.subarray(done, done + run.length);
-      if (run.kind === ClusterKind.data) this.#readHost(run.hostOffset, part);
-      else if (run.kind === ClusterKind.compressed) throw this.#compressed(offset + done);
-      else part.fill(0);
+      if (run.kind === ClusterKind.data) {
+        this.#readHost(run.hostOffset, part);
+      } else if (run.kind === ClusterKind.compressed) {
+        const inCluster = (offset + done) % this.#metadata.geometry.clusterSize;
+        part.set(this.#compressed.read(run).subarray(inCluster, inCluster + run.length));
+      } else if (run.kind === ClusterKind.unallocated && this.#backing !== undefined) {
+        readBacking(this.#backing, offset + done, part);
+      } else {
+        part.fill(0);
+      }
       done += run.length;
     }
   }
@@ -69,7 +84,6 @@ export class GuestIo {
     const { mapping } = this.#metadata;
     for (let done = 0; done < data.length;) {
       mapping.find(offset + done, data.length - done, run);
-      if (run.kind === ClusterKind.compressed) throw this.#compressed(offset + done);
       if (run.kind === ClusterKind.data && run.copied) {
         const part = run.length === data.length ? data : data.subarray(done, done + run.length);
         this.#writeHost(run.hostOffset, part);
@@ -113,8 +127,12 @@ export class GuestIo {
     const first = alignUp(offset, clusterSize);
     const last = end === this.#metadata.diskSize ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
     const zeroFlag = this.#metadata.header.version >= 3;
+    // Version 2 has no entry that hides the backing file: there the content stays, as QEMU leaves it.
+    if (this.#backing !== undefined && !zeroFlag) return;
     this.#eachRun(first, last, (run, position) => {
-      if (run.kind === ClusterKind.unallocated || run.kind === ClusterKind.zero) return;
+      if (run.kind === ClusterKind.zero || (run.kind === ClusterKind.unallocated && this.#backing === undefined)) {
+        return;
+      }
       this.#eachSlice(position, run.length, (at, count) => {
         const slice = this.#metadata.mapping.prepareSlice(at);
         this.#metadata.mapping.unlink(slice, at, count, zeroFlag);
@@ -130,12 +148,8 @@ export class GuestIo {
    * @returns The extents, each as long as it can be.
    */
   *extents(offset: number, length: number): Generator<Extent> {
-    const run = new MappedRun();
-    const end = offset + length;
     let open: Extent | undefined;
-    for (let position = offset; position < end; position += run.length) {
-      this.#metadata.mapping.find(position, end - position, run);
-      const next = extentOf(position, run);
+    for (const next of this.#pieces(offset, length)) {
       if (open !== undefined && continues(open, next)) {
         open = { ...open, length: open.length + next.length };
         continue;
@@ -144,6 +158,41 @@ export class GuestIo {
       open = next;
     }
     if (open !== undefined) yield open;
+  }
+
+  *#pieces(offset: number, length: number): Generator<Extent> {
+    const run = new MappedRun();
+    const end = offset + length;
+    const backingSize = this.#backing?.size ?? 0;
+    for (let position = offset; position < end; position += run.length) {
+      this.#metadata.mapping.find(position, end - position, run);
+      const inBacking = Math.min(position + run.length, backingSize) - position;
+      if (run.kind !== ClusterKind.unallocated || this.#backing === undefined || inBacking <= 0) {
+        yield extentOf(position, run.length, run);
+        continue;
+      }
+      for (const extent of this.#backing.extents(position, inBacking)) yield { ...extent, depth: extent.depth + 1 };
+      if (inBacking < run.length) yield extentOf(position + inBacking, run.length - inBacking, run);
+    }
+  }
+
+  /**
+   * Writes whole clusters compressed where that saves space, and as they are otherwise.
+   *
+   * @param offset Guest offset in bytes, aligned to clusters.
+   * @param data What to write; a last piece that is no whole cluster reaches to the end of the disk.
+   */
+  writeCompressed(offset: number, data: Uint8Array): void {
+    const { clusterSize } = this.#metadata.geometry;
+    for (let done = 0; done < data.length; done += clusterSize) {
+      const piece = data.subarray(done, done + clusterSize);
+      let cluster = piece;
+      if (piece.length < clusterSize) {
+        cluster = new Uint8Array(clusterSize);
+        cluster.set(piece);
+      }
+      if (!this.#compressed.write(offset + done, cluster)) this.write(offset + done, piece);
+    }
   }
 
   #readHost(hostOffset: number, into: Uint8Array): void {
@@ -185,7 +234,7 @@ export class GuestIo {
     const reserved = kind === ClusterKind.zeroAllocated && copied;
     const target: ClusterRun = reserved ? { offset: hostOffset - head, count: wanted } : allocator.allocateRun(wanted);
     const written = Math.min(data.length, target.count * clusterSize - head);
-    const source = kind === ClusterKind.data ? hostOffset - head : undefined;
+    const source = this.#hasContent(kind, first) ? first : undefined;
     try {
       if (reserved) this.#metadata.assertNoMetadata("guest data", target.offset, target.count * clusterSize);
       this.#fillClusters(target, source, head, data.subarray(0, written));
@@ -194,13 +243,19 @@ export class GuestIo {
       throw error;
     }
     mapping.link(slice, first, target.count, target.offset);
-    if (source !== undefined) this.#limitPendingFrees();
+    this.#limitPendingFrees();
     return written;
   }
 
+  /** Whether a cluster may read as something else than zeroes before it is written. */
+  #hasContent(kind: ClusterKind, offset: number): boolean {
+    if (kind === ClusterKind.unallocated) return this.#backing !== undefined && offset < this.#backing.size;
+    return kind === ClusterKind.data || kind === ClusterKind.compressed;
+  }
+
   /**
-   * Writes data into fresh clusters with what belongs around it: the old cluster's bytes, or zeroes. Clusters behind the end
-   * of the file are zeroes without being written.
+   * Writes data into fresh clusters with what belongs around it: what the guest reads there so far (`source` is its offset),
+   * or zeroes. Clusters behind the end of the file are zeroes without being written.
    */
   #fillClusters(target: ClusterRun, source: number | undefined, head: number, data: Uint8Array): void {
     const { file, geometry } = this.#metadata;
@@ -215,7 +270,7 @@ export class GuestIo {
     if (target.count === 1) {
       const buffer = this.#clusterBuffer ??= new Uint8Array(clusterSize);
       if (source === undefined) buffer.fill(0);
-      else this.#readHost(source, buffer);
+      else this.read(source, buffer);
       buffer.set(data, head);
       file.writeAt(target.offset, buffer);
       return;
@@ -229,7 +284,7 @@ export class GuestIo {
     const { file, geometry } = this.#metadata;
     const buffer = (this.#clusterBuffer ??= new Uint8Array(geometry.clusterSize)).subarray(0, length);
     if (source === undefined) buffer.fill(0);
-    else this.#readHost(source + position, buffer);
+    else this.read(source + position, buffer);
     file.writeAt(target + position, buffer);
   }
 
@@ -239,8 +294,7 @@ export class GuestIo {
     for (let position = offset; position < end;) {
       this.#metadata.mapping.find(position, Math.min(end - position, ZEROES_LENGTH), run);
       const { length } = run;
-      if (run.kind === ClusterKind.data) this.write(position, zeroes.subarray(0, length));
-      else if (run.kind === ClusterKind.compressed) throw this.#compressed(position);
+      if (this.#hasContent(run.kind, position)) this.write(position, zeroes.subarray(0, length));
       position += length;
     }
   }
@@ -249,9 +303,9 @@ export class GuestIo {
     const { header, mapping } = this.#metadata;
     this.#eachRun(first, last, (run, position) => {
       const { kind, copied, length } = run;
-      if (kind === ClusterKind.unallocated || kind === ClusterKind.zero) return;
+      if (kind === ClusterKind.zero || (kind === ClusterKind.unallocated && !this.#hasContent(kind, position))) return;
       if (kind === ClusterKind.zeroAllocated && !unmap) return;
-      if (header.version === 2 && !unmap) {
+      if (header.version === 2 && (!unmap || this.#backing !== undefined)) {
         this.#zeroBytes(position, Math.min(position + length, this.#metadata.diskSize));
         return;
       }
@@ -289,25 +343,19 @@ export class GuestIo {
   #limitPendingFrees(): void {
     if (this.#metadata.allocator.pendingFreeCount >= MAX_PENDING_FREES) this.#metadata.flush();
   }
-
-  #compressed(offset: number): Qcow2Error {
-    return new Qcow2Error(
-      "unsupported",
-      `Compressed clusters are not supported: found one at ${hex(offset)} of the disk`,
-      {
-        offset,
-        found: "a compressed cluster",
-        expected: "an uncompressed one",
-      },
-    );
-  }
 }
 
-function extentOf(offset: number, run: MappedRun): Extent {
+function readBacking(backing: Disk, offset: number, into: Uint8Array): void {
+  const length = Math.max(0, Math.min(into.length, backing.size - offset));
+  if (length > 0) backing.readAt(offset, length === into.length ? into : into.subarray(0, length));
+  if (length < into.length) into.fill(0, length);
+}
+
+function extentOf(offset: number, length: number, run: MappedRun): Extent {
   const onHost = run.kind === ClusterKind.data || run.kind === ClusterKind.zeroAllocated;
   return {
     offset,
-    length: run.length,
+    length,
     kind: EXTENT_KINDS[run.kind],
     depth: 0,
     ...(onHost ? { hostOffset: run.hostOffset } : {}),
@@ -316,7 +364,7 @@ function extentOf(offset: number, run: MappedRun): Extent {
 
 /** Whether one extent goes on where another ends, on the disk and on the host. */
 function continues(open: Extent, next: Extent): boolean {
-  if (open.kind !== next.kind) return false;
+  if (open.kind !== next.kind || open.depth !== next.depth) return false;
   if (open.hostOffset === undefined || next.hostOffset === undefined) return open.hostOffset === next.hostOffset;
   return open.hostOffset + open.length === next.hostOffset;
 }

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { BackingPolicy } from "./backing.ts";
+import type { ImageType } from "./detect.ts";
 import type { LayoutOptions } from "../format/layout.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
 
@@ -23,6 +25,12 @@ export interface ImageOptions {
    */
   readonly cacheSize?: number;
   /**
+   * Whether a backing file may be opened. `create` allows the one that it is given.
+   *
+   * @default {"refuse"}
+   */
+  readonly backing?: BackingPolicy;
+  /**
    * Whether to lock the file, so that two programs do not write it at once.
    *
    * @default {true}
@@ -41,7 +49,13 @@ export interface OpenOptions extends ImageOptions {
 }
 
 /** How {@linkcode Qcow2File.create} makes an image. */
-export interface CreateOptions extends ImageOptions, LayoutOptions {
+export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size"> {
+  /** Virtual size in bytes, rounded up to a multiple of 512. The backing file's where there is one and nothing is said. */
+  readonly size?: number;
+  /** Name of a backing file, as it shall stand in the image: relative to the image's folder, or absolute. */
+  readonly backingFile?: string;
+  /** Format of the backing file; must be said where there is one. */
+  readonly backingFormat?: ImageType;
   /**
    * Whether to refuse where the file exists already.
    *

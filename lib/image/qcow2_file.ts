@@ -10,19 +10,21 @@ import { Qcow2Error } from "../errors.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
 import { INCOMPATIBLE } from "../format/feature_bits.ts";
 import { hasDataFile, type Header } from "../format/header.ts";
-import { createLayout } from "../format/layout.ts";
+import { createLayout, type Layout } from "../format/layout.ts";
 import type { Snapshot } from "../format/snapshot_table.ts";
 import { getRefcount } from "../format/refcount_entries.ts";
 import { viewOf } from "../format/uint64.ts";
 import { checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
-import { ImageMetadata } from "../metadata/image_metadata.ts";
+import { ImageMetadata, readHeader } from "../metadata/image_metadata.ts";
 import { readBitmaps } from "../metadata/bitmaps.ts";
 import { readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
+import { allowedBacking, backingReference, realPath } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
 import { GuestIo } from "./guest_io.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
 import type { CreateOptions, OpenOptions } from "./options.ts";
+import { RawFile } from "./raw_file.ts";
 
 /** What an L2 entry or L1 entry points to, for inspection. */
 export interface TableEntry {
@@ -65,24 +67,25 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   readonly #file: BlockFile;
   readonly #metadata: ImageMetadata;
   readonly #io: GuestIo;
+  readonly #backing: Disk | undefined;
   readonly #write: boolean;
   #cursor = 0;
   #closed = false;
 
-  private constructor(file: BlockFile, options: OpenOptions) {
+  private constructor(file: BlockFile, options: OpenOptions, backing: Disk | undefined) {
     const { write = false, durability = "full", cacheSize } = options;
     this.#file = file;
     this.#write = write;
     this.#metadata = ImageMetadata.open(file, { write, durability, cacheSize });
-    this.#io = new GuestIo(this.#metadata);
-    refuseWhatCannotBeRead(this.#metadata.header);
+    this.#backing = backing;
+    this.#io = new GuestIo(this.#metadata, backing);
     if (write) this.#prepareForWriting();
   }
 
   /**
    * Opens an image. The cost does not depend on the image's size.
    *
-   * Nothing but the named file is opened: an image with a backing file or an external data file is refused.
+   * Nothing but the named file is opened unless `backing` allows it: otherwise an image with a backing file is refused.
    *
    * @param source Path of the image, or a file that was opened (for reading and writing, to write). The file is the image's
    * from here on: it is closed with it, and where opening fails.
@@ -108,10 +111,19 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * ```
    */
   static open(source: FileSource, options: OpenOptions = {}): Qcow2File {
+    return Qcow2File.#openInChain(source, options, []);
+  }
+
+  static #openInChain(source: FileSource, options: OpenOptions, chain: readonly string[]): Qcow2File {
     const file = acquireFile(source, { write: options.write ?? false, lock: options.lock ?? true });
+    let backing: Disk | undefined;
     try {
-      return new Qcow2File(file, options);
+      const header = readHeader(file);
+      refuseWhatCannotBeRead(header);
+      backing = Qcow2File.#openBacking(header, file.name, options, chain);
+      return new Qcow2File(file, options, backing);
     } catch (error) {
+      backing?.close();
       file.close();
       throw error;
     }
@@ -140,21 +152,83 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * ```
    */
   static create(target: FileSource, options: CreateOptions): Qcow2File {
+    const name = nameOf(target);
+    if (options.backingFile !== undefined && options.backingFormat === undefined) {
+      throw new Qcow2Error("invalid-argument", `Backing file "${options.backingFile}" was given without its format`, {
+        expected: "backingFormat",
+      });
+    }
     // Everything that can be wrong with the options is found before the file is touched.
-    const layout = createLayout(options);
+    const planned = createLayout({ ...options, size: options.size ?? 0 });
+    const backing = Qcow2File.#openBacking(
+      planned.header,
+      name,
+      { ...options, backing: options.backing ?? "allow" },
+      [],
+    );
+    try {
+      const size = options.size ?? backing?.size;
+      if (size === undefined) throw new Qcow2Error("invalid-argument", "Image creation needs a size");
+      return Qcow2File.#createEmpty(target, createLayout({ ...options, size }), options, backing);
+    } catch (error) {
+      backing?.close();
+      throw error;
+    }
+  }
+
+  static #createEmpty(
+    target: FileSource,
+    layout: Layout,
+    options: CreateOptions,
+    backing: Disk | undefined,
+  ): Qcow2File {
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       const { header } = layout;
       file.truncate(layout.fileSize);
       file.writeAt(header.refcountTableOffset, layout.refcountTable);
       file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
-      // The header comes last: until it is there, the file is no image.
+      // The header comes last, when everything that it points to is durable: until it is there, the file is no image.
+      if (options.durability !== "none") file.sync();
       file.writeAt(0, layout.headerCluster);
       if (options.durability !== "none") file.sync();
-      return new Qcow2File(file, { ...options, write: true });
+      return new Qcow2File(file, { ...options, write: true }, backing);
     } catch (error) {
       file.close();
       throw error;
+    }
+  }
+
+  /** Opens the backing file that an image names, where the caller allows it. */
+  static #openBacking(
+    header: Header,
+    imagePath: string,
+    options: OpenOptions,
+    chain: readonly string[],
+  ): Disk | undefined {
+    const reference = backingReference(header, imagePath);
+    const { backing: policy = "refuse", lock = true } = options;
+    if (reference === undefined) return undefined;
+    if (typeof policy === "function") return policy(reference);
+    if (policy === "refuse") {
+      throw new Qcow2Error(
+        "backing-refused",
+        `Image has the backing file "${reference.name}"; open it with { backing: "allow" } to read that file too`,
+        { offset: 8, found: reference.name },
+      );
+    }
+    const above = [...chain, realPath(imagePath)];
+    const { path, format } = allowedBacking(reference, above);
+    const cacheSize = options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize };
+    try {
+      return format === "raw"
+        ? RawFile.open(path, { lock })
+        : Qcow2File.#openInChain(path, { backing: policy, lock, ...cacheSize }, above);
+    } catch (error) {
+      if (!(error instanceof Qcow2Error)) throw error;
+      throw new Qcow2Error(error.code, `Cannot open backing file "${reference.name}": ${error.message}`, {
+        cause: error,
+      });
     }
   }
 
@@ -166,6 +240,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   /** The cluster size in bytes. */
   get allocationSize(): number {
     return this.#metadata.geometry.clusterSize;
+  }
+
+  /** The disk that unallocated clusters read from, where there is one. */
+  get backing(): Disk | undefined {
+    return this.#backing;
   }
 
   /** Whether the image may be changed. */
@@ -184,7 +263,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * @param offset Where to begin on the disk, in bytes.
    * @param into What to fill.
    * @throws {Qcow2Error} With code `out-of-range` where the disk ends before; `corrupt` where a table is damaged;
-   * `unsupported` where a cluster is compressed; `io` where the host fails.
+   * `unsupported` where a cluster is compressed in a way that the runtime does not know; `io` where the host fails.
    *
    * @example Usage
    * ```ts
@@ -229,6 +308,46 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#assertWritable();
     checkRange(offset, data.length, this.size);
     this.#io.write(offset, data);
+  }
+
+  /**
+   * Writes whole clusters compressed, packed one behind the other; those that compression would not make smaller are written
+   * as they are. Writing to them later in the ordinary way gives them clusters of their own.
+   *
+   * @param offset Where to begin on the disk, in bytes, a multiple of the cluster size.
+   * @param data What to write: whole clusters, the last of which may be cut short by the end of the disk.
+   * @throws {Qcow2Error} With code `invalid-argument` where it is not whole clusters, `unsupported` where the runtime cannot
+   * compress with zstd; otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeCompressedAt(0, new Uint8Array(65536).fill(7));
+   * assertEquals([...disk.extents(0, 65536)].map(({ kind }) => kind), ["compressed"]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  writeCompressedAt(offset: number, data: Uint8Array): void {
+    this.#assertWritable();
+    checkRange(offset, data.length, this.size);
+    const unit = this.allocationSize;
+    if (offset % unit !== 0 || (data.length % unit !== 0 && offset + data.length !== this.size)) {
+      throw new Qcow2Error(
+        "invalid-argument",
+        `Range of ${data.length} bytes at ${offset} is not whole clusters of ${unit}`,
+        {
+          offset,
+          found: data.length,
+          expected: `multiples of ${unit}`,
+        },
+      );
+    }
+    this.#io.writeCompressed(offset, data);
   }
 
   /**
@@ -390,6 +509,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       if (this.#write) this.#metadata.flushForGood();
     } finally {
       this.#file.close();
+      this.#backing?.close();
     }
   }
 
@@ -581,6 +701,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   }
 }
 
+function nameOf(source: FileSource): string {
+  if (typeof source === "string") return source;
+  return source instanceof URL || source instanceof Deno.FsFile ? String(source) : source.name;
+}
+
 /** Refuses what would be misread, before anything is read. */
 function refuseWhatCannotBeRead(header: Header): void {
   if (header.encryption !== "none") {
@@ -595,16 +720,6 @@ function refuseWhatCannotBeRead(header: Header): void {
       offset: 72,
       found: "an external data file",
     });
-  }
-  if (header.backingFile !== undefined) {
-    throw new Qcow2Error(
-      "backing-refused",
-      `Image has the backing file "${header.backingFile}", which is not supported`,
-      {
-        offset: 8,
-        found: header.backingFile,
-      },
-    );
   }
   if ((header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n) {
     throw new Qcow2Error("unsupported", "Image has extended L2 entries, which are not supported", {

@@ -22,6 +22,8 @@ export class ClusterAllocator {
   /** No cluster before this one is free. */
   #firstCandidate = 0;
   readonly #pendingFrees: number[] = [];
+  /** Where the next compressed bytes may go, in a cluster that holds some already; a multiple of the cluster size if none. */
+  #bytesOffset = 0;
 
   /**
    * @param geometry The image's geometry.
@@ -74,6 +76,53 @@ export class ClusterAllocator {
   }
 
   /**
+   * Allocates room for compressed bytes: behind those that were allocated last where they fit there, in fresh clusters
+   * otherwise. Each cluster that they touch gets one reference more.
+   *
+   * @param length How many bytes, at most one cluster.
+   * @returns Host offset of the first byte.
+   * @throws {Qcow2Error} As {@linkcode ClusterAllocator.allocateRun} does; with code `no-space` also where the format cannot
+   * express the offset.
+   */
+  allocateBytes(length: number): number {
+    const { clusterSize } = this.#geometry;
+    const room = this.#bytesOffset % clusterSize === 0 ? 0 : clusterSize - this.#bytesOffset % clusterSize;
+    let offset = this.#bytesOffset;
+    if (room < length) {
+      const fresh = this.allocateCluster();
+      // The rest of the last cluster is used as well where the new one stands right behind it.
+      if (room === 0 || fresh !== this.#bytesOffset + room) offset = fresh;
+    }
+    if (offset % clusterSize !== 0) {
+      const shared = Math.floor(offset / clusterSize);
+      try {
+        this.#refcounts.set(shared, this.#refcounts.get(shared) + 1);
+      } catch (error) {
+        // The refcount is as high as it goes: begin a fresh cluster.
+        if (!(error instanceof Qcow2Error) || error.code !== "refcount-overflow") throw error;
+        this.#bytesOffset = 0;
+        if (room < length) this.release({ offset: offset + room, count: 1 });
+        return this.allocateBytes(length);
+      }
+    }
+    this.#bytesOffset = offset + length;
+    return offset;
+  }
+
+  /**
+   * Takes back room for compressed bytes that nothing in the file has ever pointed to.
+   *
+   * @param offset Host offset of the first byte.
+   * @param length How many bytes.
+   */
+  releaseBytes(offset: number, length: number): void {
+    const { clusterSize } = this.#geometry;
+    const last = Math.floor((offset + length - 1) / clusterSize);
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.#drop(cluster);
+    this.#bytesOffset = 0;
+  }
+
+  /**
    * Takes back clusters that nothing in the file has ever pointed to, such as those of a write that failed.
    *
    * @param run The clusters, as they were allocated.
@@ -108,6 +157,7 @@ export class ClusterAllocator {
   /** Forgets what it knew about free clusters, after refcounts were changed by a repair. */
   reset(): void {
     this.#firstCandidate = 0;
+    this.#bytesOffset = 0;
   }
 
   #drop(cluster: number): boolean {
@@ -122,6 +172,7 @@ export class ClusterAllocator {
     }
     this.#refcounts.set(cluster, refcount - 1);
     if (refcount > 1) return false;
+    if (cluster === Math.floor(this.#bytesOffset / this.#geometry.clusterSize)) this.#bytesOffset = 0;
     this.#firstCandidate = Math.min(this.#firstCandidate, cluster);
     return true;
   }

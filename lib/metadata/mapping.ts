@@ -10,6 +10,7 @@ import {
   COMPRESSED_FLAG,
   COPIED_FLAG,
   decodeCompressedDescriptor,
+  encodeCompressedDescriptor,
   entryLower,
   entryOffset,
   entryUpper,
@@ -234,6 +235,21 @@ export class Mapping {
       const host = hostOffset + index * clusterSize;
       this.#replace(slice, first + index, entryUpper(host, COPIED_FLAG), entryLower(host), host);
     }
+    this.#cache.markDirty(slice);
+  }
+
+  /**
+   * Points an entry to compressed bytes.
+   *
+   * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
+   * @param offset Guest offset of the cluster in bytes, aligned.
+   * @param hostOffset Host offset of the bytes.
+   * @param length How many bytes.
+   */
+  linkCompressed(slice: TableSlice, offset: number, hostOffset: number, length: number): void {
+    const { clusterSize, clusterBits } = this.#geometry;
+    const { upper, lower } = encodeCompressedDescriptor(hostOffset, length, clusterBits);
+    this.#replace(slice, offset % this.#sliceSpan / clusterSize, upper, lower, 0);
     this.#cache.markDirty(slice);
   }
 

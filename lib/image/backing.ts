@@ -1,0 +1,106 @@
+/**
+ * The backing file that an image names: what may be opened, and where it is.
+ *
+ * @module
+ */
+
+import { dirname, isAbsolute, join } from "node:path";
+import type { Disk } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import { EXTENSION } from "../format/header_extensions.ts";
+import { extensionText, type Header } from "../format/header.ts";
+import type { ImageType } from "./detect.ts";
+
+/** What an image says of its backing file. */
+export interface BackingReference {
+  /** The name as it stands in the image. */
+  readonly name: string;
+  /** The format as it stands in the image, or `undefined` where the image does not say. */
+  readonly format: string | undefined;
+  /**
+   * Path of the file: a relative name begins in the folder of the image that names it. `undefined` where the name is no local
+   * file's, or where the image's own path is not known.
+   */
+  readonly path: string | undefined;
+}
+
+/**
+ * Whether a backing file is opened, and how: `refuse` opens nothing, `allow` opens local files with the format that the image
+ * names, a function opens what it likes. The disk that it returns belongs to the image and is closed with it.
+ */
+export type BackingPolicy = "refuse" | "allow" | ((reference: BackingReference) => Disk);
+
+/** The deepest chain of images. */
+export const MAX_BACKING_DEPTH = 200;
+
+/**
+ * What an image says of its backing file.
+ *
+ * @param header The image's header.
+ * @param imagePath Path of the image, or another name where it has none.
+ * @returns The reference, or `undefined` where the image has no backing file.
+ */
+export function backingReference(header: Header, imagePath: string): BackingReference | undefined {
+  const name = header.backingFile;
+  if (name === undefined) return undefined;
+  return { name, format: extensionText(header, EXTENSION.backingFormat), path: localPath(name, imagePath) };
+}
+
+/** The path that a name from an image means; nothing where it begins with a protocol. */
+function localPath(name: string, imagePath: string): string | undefined {
+  // A name from an image is a local file's and nothing else: no protocol, no description in JSON.
+  if (/^[^/]*:/.test(name) && !/^[a-z]:[\\/]/i.test(name)) return undefined;
+  return isAbsolute(name) ? name : join(dirname(imagePath), name);
+}
+
+/**
+ * What `allow` opens.
+ *
+ * @param reference What the image says.
+ * @param chain Real paths of the images above, the one that names this file last.
+ * @returns Path and format of the file.
+ * @throws {Qcow2Error} With code `unsupported` where the name is no local file's or the format is missing or unknown,
+ * `corrupt` where the chain comes back to itself, `limit-exceeded` where it is too deep.
+ */
+export function allowedBacking(
+  reference: BackingReference,
+  chain: readonly string[],
+): { readonly path: string; readonly format: ImageType } {
+  const { name, format, path } = reference;
+  if (path === undefined) {
+    throw new Qcow2Error("unsupported", `Backing file "${name}" is no local file`, { found: name });
+  }
+  if (format !== "raw" && format !== "qcow2") {
+    const found = format === undefined ? "no format" : `the format ${format}`;
+    throw new Qcow2Error("unsupported", `Image names ${found} for its backing file "${name}", expected raw or qcow2`, {
+      found: format ?? "none",
+      expected: "raw or qcow2",
+    });
+  }
+  if (chain.length >= MAX_BACKING_DEPTH) {
+    throw new Qcow2Error("limit-exceeded", `Chain of backing files is deeper than ${MAX_BACKING_DEPTH}`, {
+      found: chain.length,
+      expected: `at most ${MAX_BACKING_DEPTH}`,
+    });
+  }
+  if (chain.includes(realPath(path))) {
+    throw new Qcow2Error("corrupt", `Backing file "${name}" leads back to an image that stands above it`, {
+      found: name,
+    });
+  }
+  return { path, format };
+}
+
+/**
+ * The path of a file behind all links.
+ *
+ * @param path Path of a file.
+ * @returns The real path, or the path itself where that cannot be found out.
+ */
+export function realPath(path: string): string {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return path;
+  }
+}
