@@ -86,6 +86,9 @@ qemuTest("create fails with the words of qemu-img", async () => {
         "compat=0.10,compression_type=zstd",
         "refcount_bits=3",
         "refcount_bits=x",
+        "refcount_bits=-1",
+        "refcount_bits=011",
+        "refcount_bits=08",
         "refcount_bits=99999999999999999999",
         "compression_type=foo",
         "lazy_refcounts=foo",
@@ -119,6 +122,7 @@ qemuTest("create lists options as qemu-img lists them", async () => {
       ["-f", "qcow2", "-o", "?", "x"],
       ["-o", "size=1M,help", "x"],
       ["-f", "foo", "-o", "help"],
+      ["-f", "qcow2", "-o", "compat=x,,help", "/nonexistent/x", "1M"],
     ]
   ) {
     await assertSame(["create", ...args]);
