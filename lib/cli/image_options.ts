@@ -146,7 +146,9 @@ export class ImageOptions {
     return this.#definitions.map(({ name, type }) => {
       const text = this.text(name);
       if (text === undefined) return "";
-      const value = type === "size" || type === "num" ? this.number(name) : text.replaceAll(",", ",,");
+      const isNumber = type === "size" || type === "num";
+      // QEMU prints the upper half of what 64 bits can hold as negative numbers.
+      const value = isNumber ? BigInt.asIntN(64, this.number(name) ?? 0n) : text.replaceAll(",", ",,");
       return ` ${name}=${value}`;
     }).join("");
   }

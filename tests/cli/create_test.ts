@@ -115,6 +115,7 @@ qemuTest("create fails with the words of qemu-img", async () => {
 });
 
 qemuTest("create lists options as qemu-img lists them", async () => {
+  using folder = new Folder();
   for (
     const args of [
       ["-o", "help"],
@@ -122,7 +123,7 @@ qemuTest("create lists options as qemu-img lists them", async () => {
       ["-f", "qcow2", "-o", "?", "x"],
       ["-o", "size=1M,help", "x"],
       ["-f", "foo", "-o", "help"],
-      ["-f", "qcow2", "-o", "compat=x,,help", "/nonexistent/x", "1M"],
+      ["-f", "qcow2", "-o", "compat=x,,help", folder.path("x"), "1M"],
     ]
   ) {
     await assertSame(["create", ...args]);
