@@ -148,7 +148,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       file.truncate(layout.fileSize);
       file.writeAt(header.refcountTableOffset, layout.refcountTable);
       file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
-      // The header comes last: until it is there, the file is no image.
+      // The header comes last, when everything that it points to is durable: until it is there, the file is no image.
+      if (options.durability !== "none") file.sync();
       file.writeAt(0, layout.headerCluster);
       if (options.durability !== "none") file.sync();
       return new Qcow2File(file, { ...options, write: true });
