@@ -55,7 +55,7 @@ export function check(context: Context, args: readonly string[]): number {
     if (!parsed.has("quiet")) context.console.out(text);
   };
   // What cannot be opened is told apart from what cannot be checked.
-  opening(name, image.path, false, () => imageInfo(image.path, { format: image.format, lock }));
+  opening(name, image.path, repair !== undefined, () => imageInfo(image.path, { format: image.format, lock }));
   if (image.format === "raw") throw new CliError("This image format does not support checks", NOTHING_TO_CHECK);
 
   const first = checkOnce(context, { name, image, repair, lock });

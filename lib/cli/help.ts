@@ -30,7 +30,7 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
   create: {
     summary: "make an empty image",
     usage: "create [-f FORMAT] [-o OPTIONS] [-q] FILE [SIZE]",
-    description: `Makes FILE an image of SIZE bytes that reads as zeroes. ${SIZES}`,
+    description: `Makes FILE an image of SIZE bytes that reads as zeroes.\n${SIZES}`,
     options: [
       ["-f FORMAT", "raw (the default) or qcow2"],
       ["-o NAME=VALUE,…", "options of the image; -o help lists them. May be repeated"],
@@ -49,18 +49,19 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
     summary: "look for damage in an image, and mend it",
     usage: "check [-f FORMAT] [--output human|json] [-q] [-r leaks|all] [-U] FILE",
     description:
-      "Checks that every cluster is counted as often as it is used. Exits with 0 where all is well, 2 where data\n" +
-      "may be damaged, 3 where space is wasted, 63 where the format has nothing to check, 1 where checking failed.",
+      "Checks that every cluster is counted as often as it is used. Exits with 0 where all is well, 2 where\n" +
+      "data may be damaged, 3 where space is wasted, 63 where the format has nothing to check, 1 where\n" +
+      "checking failed.",
     options: [FORMAT, OUTPUT, QUIET, ["-r leaks|all", "mend: only wasted space, or everything"], SHARE],
     examples: ["check disk.qcow2", "check -r all disk.qcow2"],
   },
   convert: {
     summary: "copy images into a new one",
-    usage:
-      "convert [-f FORMAT] [-O FORMAT] [-o OPTIONS] [-p] [-q] [-n] [-S SIZE] [--target-is-zero] [-U] SOURCE… TARGET",
+    usage: "convert [OPTION…] SOURCE… TARGET",
     description:
-      "Copies SOURCE to TARGET, which is complete or not there at all: one that exists is replaced in the end, and\n" +
-      "an interrupted conversion leaves nothing behind. Several sources are put one behind the other.",
+      "Copies SOURCE to TARGET, which is complete or not there at all: one that exists is replaced in the\n" +
+      "end, and an interrupted conversion leaves nothing behind. Several sources are put one behind the\n" +
+      "other.",
     options: [
       ["-f FORMAT", "format of the sources, raw or qcow2; without it, their first bytes tell"],
       ["-O FORMAT", "format of the target, raw (the default) or qcow2"],
@@ -81,8 +82,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
   },
   map: {
     summary: "tell where on the host an image has its data",
-    usage: "map [-f FORMAT] [--output human|json] [--start-offset OFFSET] [--max-length LENGTH] [-U] FILE",
-    description: `Lists the stretches of the disk with their place in the file. ${SIZES}`,
+    usage: "map [-f FORMAT] [--output human|json] [-s OFFSET] [-l LENGTH] [-U] FILE",
+    description: `Lists the stretches of the disk with their place in the file.\n${SIZES}`,
     options: [
       FORMAT,
       OUTPUT,
@@ -129,8 +130,8 @@ export function programHelp(programName: string, version: string): string {
         ["-V, --version", "the version"],
       ])
     }\n` +
-    "Commands, options, output and exit status are those of qemu-img. To take its place, have a script named qemu-img\n" +
-    `that runs ${programName} --argv0 qemu-img "$@".\n\n` +
+    "Commands, options, output and exit status are those of qemu-img. To take its place, have a script named\n" +
+    `qemu-img that runs ${programName} --argv0 qemu-img "$@".\n\n` +
     `'${programName} help COMMAND' tells more of a command.\n`;
 }
 

@@ -6,7 +6,7 @@
 
 import type { ImageType } from "../image/detect.ts";
 import { CliError } from "./errors.ts";
-import { parseSize } from "./sizes.ts";
+import { type ParsedSize, parseSize } from "./sizes.ts";
 
 /** An option that an image can be created with. */
 interface ImageOptionDefinition {
@@ -121,8 +121,9 @@ export class ImageOptions {
    * @returns The value, or `undefined` where there is none.
    */
   number(name: string): bigint | undefined {
-    const text = this.text(name);
-    const parsed = text === undefined ? "invalid" : parseSize(text);
+    const text = this.text(name) ?? "";
+    const isCount = this.#definitions.some((definition) => definition.name === name && definition.type === "num");
+    const parsed = isCount ? parseNumber(text) : parseSize(text);
     return typeof parsed === "bigint" ? parsed : undefined;
   }
 
@@ -145,7 +146,9 @@ export class ImageOptions {
     return this.#definitions.map(({ name, type }) => {
       const text = this.text(name);
       if (text === undefined) return "";
-      const value = type === "size" || type === "num" ? this.number(name) : text.replaceAll(",", ",,");
+      const isNumber = type === "size" || type === "num";
+      // QEMU prints the upper half of what 64 bits can hold as negative numbers.
+      const value = isNumber ? BigInt.asIntN(64, this.number(name) ?? 0n) : text.replaceAll(",", ",,");
       return ` ${name}=${value}`;
     }).join("");
   }
@@ -177,10 +180,20 @@ function checkValue({ name, type }: ImageOptionDefinition, value: string): void 
     );
   }
   if (type === "num") {
-    const number = /^\s*\+?(0[xX][0-9a-fA-F]+|\d+)$/.test(value) ? parseSize(value) : "invalid";
+    const number = parseNumber(value);
     if (number === "invalid") throw new CliError(`Parameter '${name}' expects a number`);
     if (number === "out-of-range") throw new CliError(`Value '${value}' is too large for parameter '${name}'`);
   }
+}
+
+/** Reads a number as C does: hexadecimal behind 0x, octal behind 0, and a negative one counts down from 2^64. */
+function parseNumber(text: string): ParsedSize {
+  const match = /^\s*([+-]?)(?:(0[xX][0-9a-fA-F]+)|0([0-7]*)|([1-9]\d*))$/.exec(text);
+  if (match === null) return "invalid";
+  const [, sign, hexadecimal, octal, decimal] = match;
+  const magnitude = BigInt(hexadecimal ?? decimal ?? `0o0${octal}`);
+  if (magnitude >= 2n ** 64n) return "out-of-range";
+  return sign === "-" ? BigInt.asUintN(64, -magnitude) : magnitude;
 }
 
 /**
@@ -222,7 +235,8 @@ export function parseOptionList(list: string): [name: string, value: string][] {
  * @returns Whether one of its items is `help` or `?`.
  */
 export function asksForHelp(list: string): boolean {
-  return list.split(",").some((item) => item === "help" || item === "?");
+  // A comma that is written twice belongs to a value.
+  return [...list.matchAll(/((?:[^,]|,,)*)(?:,|$)/gs)].some(([, item]) => item === "help" || item === "?");
 }
 
 /**

@@ -53,9 +53,14 @@ export function map(context: Context, args: readonly string[]): number {
     offset: start,
     ...(length === undefined ? {} : { length }),
   });
-  const readable = startReading(name, path, entries);
-  if (output === "human") printTable(context, path, readable);
-  else printJson(context, readable, start);
+  try {
+    const readable = startReading(name, path, entries);
+    if (output === "human") printTable(context, path, readable);
+    else printJson(context, readable, start);
+  } finally {
+    // Closes the image, also where not all entries were taken.
+    entries.return();
+  }
   return 0;
 }
 

@@ -83,7 +83,7 @@ export function formatSize(bytes: number): string {
 }
 
 function threeDigits(value: number): string {
-  const fractionDigits = value >= 100 ? 0 : value >= 10 ? 1 : 2;
+  const fractionDigits = value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3;
   const text = toFixedHalfEven(value, fractionDigits);
   if (text === "1000") return "1e+03";
   return text.includes(".") ? text.replace(/\.?0+$/, "") : text;

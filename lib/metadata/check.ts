@@ -182,8 +182,9 @@ class Check {
   /** The COPIED flag of active entries must say whether the refcount is exactly one. */
   #checkCopiedFlags(): void {
     const { mapping, geometry, refcounts, file } = this.#metadata;
-    const repairing = this.#options.repair === "all";
-    const verb = repairing ? "Repairing" : "ERROR";
+    // After leaks were mended, flags may be wrong that were right before. Where refcounts are all right now, they can be trusted.
+    const trusted = this.#options.repair === "leaks" && this.#counts.corruption === 0 && this.#counts.leak === 0;
+    const repairing = this.#options.repair === "all" || trusted;
     const table = new Uint8Array(geometry.clusterSize);
     for (let l1Index = 0; l1Index < mapping.l1.entryCount; l1Index++) {
       const upper = mapping.l1.upper(l1Index);
@@ -194,7 +195,7 @@ class Check {
       if ((refcount === 1) !== ((upper & COPIED_FLAG) !== 0)) {
         this.#note(
           "corruption",
-          `${verb} OFLAG_COPIED L2 cluster: l1_index=${l1Index} l1_entry=${
+          `${repairing ? "Repairing" : "ERROR"} OFLAG_COPIED L2 cluster: l1_index=${l1Index} l1_entry=${
             hexEntry(upper, lower)
           } refcount=${refcount}`,
           mapping.l1.offset + l1Index * 8,
@@ -203,12 +204,12 @@ class Check {
         if (repairing) mapping.l1.set(l1Index, withCopied(upper, refcount === 1), lower);
       }
       table.fill(0, file.file.readAt(tableOffset, table));
-      this.#checkCopiedFlagsOfTable(tableOffset, viewOf(table), verb);
+      this.#checkCopiedFlagsOfTable(tableOffset, viewOf(table), repairing);
     }
     if (repairing) this.#metadata.flush();
   }
 
-  #checkCopiedFlagsOfTable(tableOffset: number, view: DataView, verb: string): void {
+  #checkCopiedFlagsOfTable(tableOffset: number, view: DataView, repairing: boolean): void {
     const { geometry, refcounts, l2Cache } = this.#metadata;
     for (let index = 0; index < geometry.l2EntryCount; index++) {
       const position = index * geometry.l2EntrySize;
@@ -218,10 +219,11 @@ class Check {
       if ((upper & COMPRESSED_FLAG) !== 0 || offset === 0 || offset % geometry.clusterSize !== 0) continue;
       const refcount = refcounts.get(offset / geometry.clusterSize);
       if ((refcount === 1) === ((upper & COPIED_FLAG) !== 0)) continue;
-      const repairing = this.#options.repair === "all";
       this.#note(
         "corruption",
-        `${verb} OFLAG_COPIED data cluster: l2_entry=${hexEntry(upper, lower)} refcount=${refcount}`,
+        `${repairing ? "Repairing" : "ERROR"} OFLAG_COPIED data cluster: l2_entry=${
+          hexEntry(upper, lower)
+        } refcount=${refcount}`,
         tableOffset + position,
         repairing,
       );

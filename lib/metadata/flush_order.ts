@@ -84,7 +84,8 @@ export class FlushOrder {
     // Step 1: raised refcounts, new refcount blocks and new L2 tables, none of which anything in the file points to. Guest
     // data and copied bytes are in the file already.
     if (!brokenRules.has(1)) refcountCache.writeDirty();
-    if (unlinkedTables.size > 0 && !brokenRules.has(3)) l2Cache.writeDirty({ chosen: isUnlinked });
+    if (unlinkedTables.size > 0) l2Cache.writeDirty({ chosen: isUnlinked });
+    if (brokenRules.has(3)) l1.writeDirty(file);
 
     // Step 2: the refcount table makes new blocks count; a table that moved does so when the header points to it.
     if (refcounts.table.dirty || refcounts.tableMoved) {

@@ -20,7 +20,6 @@ import { TWO_TO_32 } from "../format/uint64.ts";
 import type { ClusterAllocator } from "./allocator.ts";
 import type { OrderedFile } from "./ordered_file.ts";
 import type { PointerTable } from "./pointer_table.ts";
-import { clearStaleBytes } from "./refcounts.ts";
 import type { TableCache, TableSlice } from "./table_cache.ts";
 
 /** What an L2 entry says of a guest cluster. Numbers, since they are compared once for each cluster. */
@@ -367,7 +366,7 @@ export class Mapping {
   #makeTable(l1Index: number): number {
     const offset = this.#allocator.allocateCluster();
     try {
-      clearStaleBytes(this.#file, offset, this.#geometry.clusterSize);
+      this.#file.clearAt(offset, this.#geometry.clusterSize);
     } catch (error) {
       this.#allocator.release({ offset, count: 1 });
       throw error;

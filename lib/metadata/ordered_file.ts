@@ -60,6 +60,22 @@ export class OrderedFile {
     this.file.writeAt(offset, data);
   }
 
+  /**
+   * Makes a range read as zeroes and belong to the file: what stands there is written over, what lies behind the end of the
+   * file is added to it.
+   *
+   * @param offset Host offset in bytes.
+   * @param length Length in bytes.
+   */
+  clearAt(offset: number, length: number): void {
+    const end = offset + length;
+    const inside = Math.min(end, this.file.size) - offset;
+    if (inside > 0) this.writeAt(offset, new Uint8Array(inside));
+    if (end <= this.file.size) return;
+    this.#unsynced = true;
+    this.file.truncate(end);
+  }
+
   /** Makes everything durable that was written; costs nothing where nothing was. */
   sync(): void {
     if (this.#durability === "full") this.syncForGood();

@@ -329,15 +329,3 @@ export class Refcounts {
     }
   }
 }
-
-/**
- * Makes a cluster read as zeroes that is about to become a table: one behind the end of the file does already.
- *
- * @param file The host file.
- * @param offset Host offset in bytes.
- * @param length Length in bytes.
- */
-export function clearStaleBytes(file: OrderedFile, offset: number, length: number): void {
-  const end = Math.min(offset + length, file.file.size);
-  if (end > offset) file.writeAt(offset, new Uint8Array(end - offset));
-}

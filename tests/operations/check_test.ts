@@ -286,14 +286,25 @@ Deno.test("checkImage() gives leaks back and leaves corruptions alone when asked
   const file = usedImage();
   const map = new ImageMap(file);
   map.setRefcount(map.freeCluster(), () => 1);
-  setUint64(file, map.l2Entry(0, 0), getUint64(file, map.l2Entry(0, 0)) & ~COPIED);
+  const reservedBit = 0x20n;
+  setUint64(file, map.l2Entry(0, 0), (getUint64(file, map.l2Entry(0, 0)) & ~COPIED) | reservedBit);
   const { result, findings } = check(file, "leaks");
   assertEquals(
     [result.corruptions, result.corruptionsFixed, result.leaks, result.leaksFixed],
-    [1, 0, 0, 1],
+    [2, 0, 0, 1],
   );
   assertEquals(findings.filter(({ fixed }) => fixed).map(({ kind }) => kind), ["leak"]);
-  assertEquals(countsOf(check(file).result), { corruptions: 1, leaks: 0 });
+  assertEquals(countsOf(check(file).result), { corruptions: 2, leaks: 0 });
+});
+
+Deno.test("checkImage() sets flags right after leaks were given back, where nothing else is wrong", () => {
+  const file = usedImage();
+  const map = new ImageMap(file);
+  map.setRefcount(map.freeCluster(), () => 1);
+  setUint64(file, map.l2Entry(0, 0), getUint64(file, map.l2Entry(0, 0)) & ~COPIED);
+  const { result } = check(file, "leaks");
+  assertEquals([result.corruptionsFixed, result.leaksFixed], [1, 1]);
+  assertEquals(countsOf(check(file).result), { corruptions: 0, leaks: 0 });
 });
 
 Deno.test("checkImage() says in its findings what is wrong and where", () => {

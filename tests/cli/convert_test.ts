@@ -1,0 +1,241 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { RawFile } from "../../lib/image/raw_file.ts";
+import { qemuTest } from "../qemu.ts";
+import { assertSame, Folder, makeFile, makeVariedImage, patch, program, qemuImg, qemuIo } from "./_program.ts";
+
+/** A raw image with data, holes and zeroes. */
+function makeRaw(path: string, length = 10_000_000): void {
+  makeFile(path, length);
+  using disk = RawFile.open(path, { write: true });
+  disk.writeAt(4096, new Uint8Array(length >> 3).fill(1));
+  disk.writeAt(length >> 1, new Uint8Array(length >> 3));
+  disk.writeAt(disk.size - 512, new Uint8Array(512).fill(2));
+}
+
+function assertIdentical(one: string, other: string): void {
+  const { code, stdout } = qemuImg("compare", one, other);
+  assertEquals([code, stdout], [0, "Images are identical.\n"]);
+}
+
+qemuTest("convert copies between raw and qcow2 in all directions", async () => {
+  using folder = new Folder();
+  const raw = folder.path("source.raw");
+  const varied = folder.path("varied.qcow2");
+  const target = folder.path("target");
+  makeRaw(raw);
+  makeVariedImage(varied);
+  for (const source of [raw, varied]) {
+    for (
+      const options of [
+        [],
+        ["-O", "qcow2"],
+        ["-O", "qcow2", "-o", "cluster_size=4k,compat=0.10"],
+        ["-O", "qcow2", "-S", "64k", "-m", "16", "-W", "-t", "none", "-T", "none"],
+        ["-O", "qcow2", "-o", "refcount_bits=1", "-o", "lazy_refcounts=on,size=5M"],
+      ]
+    ) {
+      assertEquals(await program("convert", ...options, source, target), { code: 0, stdout: "", stderr: "" });
+      assertIdentical(source, target);
+      const { code } = qemuImg("check", target);
+      assert(code === 0 || code === 63, `check ended with ${code}`);
+      Deno.removeSync(target);
+    }
+  }
+  assertEquals(folder.names(), ["source.raw", "varied.qcow2"]);
+});
+
+qemuTest("convert makes targets of the size that qemu-img makes", async () => {
+  using folder = new Folder();
+  const source = folder.path("source");
+  const target = folder.path("target");
+  for (const length of [0, 5, 512, 1000, 1 << 20]) {
+    makeFile(source, length, { 0: length > 0 ? "data" : "" });
+    await assertSame(["convert", "-f", "raw", source, target], { outcome: () => Deno.readFileSync(target) });
+    await assertSame(["convert", "-f", "raw", "-O", "qcow2", source, target], {
+      outcome: () => JSON.parse(qemuImg("info", "--output=json", target).stdout)["virtual-size"],
+    });
+  }
+});
+
+qemuTest("convert puts several sources one behind the other", async () => {
+  using folder = new Folder();
+  const [one, two, three] = [folder.path("one"), folder.path("two"), folder.path("three")];
+  const target = folder.path("target");
+  makeFile(one, 1000, { 0: "one" });
+  makeRaw(two, 3 << 20);
+  qemuImg("create", "-q", "-f", "qcow2", three, "1M");
+  qemuIo(three, "write -P 5 64k 64k");
+  await assertSame(["convert", one, two, three, target], { outcome: () => Deno.readFileSync(target) });
+});
+
+qemuTest("convert -n writes into a target in place and makes zeroes of holes", async () => {
+  using folder = new Folder();
+  const source = folder.path("source.raw");
+  const target = folder.path("target");
+  makeRaw(source, 10 << 20);
+  for (const [format, args] of [["raw", []], ["qcow2", []], ["qcow2", ["--target-is-zero"]]] as const) {
+    const prepare = () => {
+      qemuImg("create", "-q", "-f", format, target, "12M");
+      qemuImg("bench", "-q", "-w", "--pattern", "7", "-s", "1M", "-c", "12", "-f", format, target);
+    };
+    const outcome = () => {
+      qemuImg("convert", "-f", format, "-O", "raw", target, folder.path("content"));
+      return Deno.readFileSync(folder.path("content"));
+    };
+    await assertSame(["convert", "-n", "-O", format, ...args, source, target], { prepare, outcome });
+  }
+});
+
+qemuTest("convert -S 0 leaves no holes", async () => {
+  using folder = new Folder();
+  const source = folder.path("source.raw");
+  const target = folder.path("target");
+  makeFile(source, 1 << 20, { 600_000: "data" });
+  assertEquals((await program("convert", "-S", "0", source, target)).code, 0);
+  assertIdentical(source, target);
+  assert((Deno.statSync(target).blocks ?? 2048) * 512 >= 1 << 20);
+  assertEquals((await program("convert", "-S", "0", "-O", "qcow2", source, target)).code, 0);
+  assertMatch(qemuImg("check", target).stdout, /^16\/16 = 100.00% allocated/m);
+});
+
+qemuTest("convert -p prints the lines that qemu-img prints", async () => {
+  using folder = new Folder();
+  const source = folder.path("source.raw");
+  const target = folder.path("target");
+  makeRaw(source);
+  for (const args of [["-p"], ["-p", "-O", "qcow2"], ["-p", "-q"], ["-q"]]) {
+    await assertSame(["convert", ...args, "-m", "1", source, target]);
+  }
+  makeFile(source, 0);
+  await assertSame(["convert", "-p", "-m", "1", source, target]);
+});
+
+qemuTest("convert fails with the words of qemu-img", async () => {
+  using folder = new Folder();
+  const [source, target, none] = [folder.path("source"), folder.path("target"), folder.path("none")];
+  makeRaw(source, 1 << 20);
+  // QEMU takes the target away where it cannot make the image.
+  const prepare = () => Deno.writeTextFileSync(target, "old");
+  for (
+    const args of [
+      [],
+      [source],
+      ["-O", "foo", source, target],
+      ["-f", "foo", source, target],
+      ["-f", "qcow2", source, target],
+      [none, target],
+      [source, folder.path("none/target")],
+      [source, folder.path("")],
+      [folder.path(""), target],
+      ["-O", "qcow2", "-o", "foo=1", source, target],
+      ["-O", "qcow2", "-o", "cluster_size=3", source, target],
+      ["-O", "qcow2", "-o", "", source, target],
+      ["-S", "foo", source, target],
+      ["-S", "100", source, target],
+      ["-S", "32M", source, target],
+      ["-S", "-1", source, target],
+      ["-m", "0", source, target],
+      ["-m", "17", source, target],
+      ["-m", "x", source, target],
+      ["-t", "foo", source, target],
+      ["-T", "foo", source, target],
+      ["-r", "foo", source, target],
+      ["-C", "-S", "4k", source, target],
+      ["-c", source, target],
+      ["-n", source, none],
+      ["-n", source, target],
+      ["-n", "-O", "qcow2", source, target],
+      ["-n", "-o", "cluster_size=4k", source, target],
+      ["--target-is-zero", source, target],
+      [source, source],
+      ["-O", "qcow2", source, source],
+      ["-n", source, source],
+      ["--bogus", source, target],
+      [source, "foo:bar"],
+      ["-O", "qcow2", "-o", "help"],
+      ["-O", "qcow2", "-o", "help", source],
+      ["-O", "raw", "-o", "help", source, target],
+    ]
+  ) {
+    await assertSame(["convert", ...args], { prepare });
+    assertEquals(Deno.readTextFileSync(target), "old", args.join(" "));
+  }
+  assertEquals(folder.names(), ["source", "target"]);
+});
+
+Deno.test("convert says which capability is missing, in one line, and touches nothing", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source"), folder.path("target")];
+  makeRaw(source, 1 << 20);
+  for (
+    const args of [
+      ["-c"],
+      ["-B", "base"],
+      ["-B", "base", "-F", "raw"],
+      ["-l", "one"],
+      ["-r", "1M"],
+      ["--salvage"],
+      ["--bitmaps"],
+      ["--image-opts"],
+      ["--target-image-opts"],
+      ["--object", "secret,id=x,data=y"],
+      ["-o", "extended_l2=on"],
+      ["-o", "preallocation=full"],
+    ]
+  ) {
+    const { code, stdout, stderr } = await program("convert", "-O", "qcow2", ...args, source, target);
+    assertEquals([code, stdout, stderr.split("\n").length], [1, "", 2], stderr);
+    assertStringIncludes(stderr, "not supported");
+  }
+  assertEquals((await program("convert", "-O", "vmdk", source, target)).code, 1);
+  assertEquals(folder.names(), ["source"]);
+});
+
+qemuTest("convert leaves nothing of a target behind where the source is damaged", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source.qcow2"), folder.path("target")];
+  makeVariedImage(source);
+  // The entry that maps the cluster at 24 MiB of the disk; what is in front of it can be read.
+  patch(source, [0x40000 + 8 * 384 - 8 + 6, 2]);
+  const { code, stderr } = await program("convert", source, target);
+  assertEquals(code, 1);
+  assertMatch(stderr, /^qcow2: error while reading .* at \w+ \d+: .*\n$/);
+  assertEquals(folder.names(), ["source.qcow2"]);
+
+  Deno.writeTextFileSync(target, "old");
+  assertEquals((await program("convert", source, target)).code, 1);
+  assertEquals(Deno.readTextFileSync(target), "old");
+  assertEquals(folder.names(), ["source.qcow2", "target"]);
+});
+
+Deno.test("convert replaces a target in the end, keeps its mode and follows links", async () => {
+  using folder = new Folder();
+  const [source, target, link] = [folder.path("source"), folder.path("target"), folder.path("link")];
+  makeRaw(source, 1 << 20);
+  Deno.writeTextFileSync(target, "old");
+  if (Deno.build.os !== "windows") Deno.chmodSync(target, 0o640);
+  Deno.symlinkSync("target", link);
+  assertEquals((await program("convert", source, link)).code, 0);
+  assertEquals(Deno.readFileSync(target), Deno.readFileSync(source));
+  assertEquals(Deno.lstatSync(link).isSymlink, true);
+  if (Deno.build.os !== "windows") assertEquals((Deno.statSync(target).mode ?? 0) & 0o777, 0o640);
+  assertEquals(folder.names(), ["link", "source", "target"]);
+});
+
+Deno.test("convert refuses a target that somebody has open", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source"), folder.path("target")];
+  makeRaw(source, 1 << 20);
+  Deno.writeTextFileSync(target, "old");
+  using file = Deno.openSync(target, { read: true, write: true });
+  file.lockSync(true);
+  const { code, stderr } = await program("convert", source, target);
+  assertEquals(code, 1);
+  assertEquals(
+    stderr,
+    `qcow2: ${target}: error while converting raw: Failed to get "write" lock\n` +
+      `Is another process using the image [${target}]?\n`,
+  );
+  assertEquals(Deno.readTextFileSync(target), "old");
+  assertEquals(folder.names(), ["source", "target"]);
+});
