@@ -130,20 +130,31 @@ export class GuestIo {
    * @returns The extents, each as long as it can be.
    */
   *extents(offset: number, length: number): Generator<Extent> {
-    const run = new MappedRun();
-    const end = offset + length;
     let open: Extent | undefined;
-    for (let position = offset; position < end; position += run.length) {
-      this.#metadata.mapping.find(position, end - position, run);
-      const next = extentOf(position, run);
-      if (open !== undefined && continues(open, next)) {
-        open = { ...open, length: open.length + next.length };
-        continue;
+    try {
+      for (const next of this.#pieces(offset, length)) {
+        if (open !== undefined && continues(open, next)) {
+          open = { ...open, length: open.length + next.length };
+          continue;
+        }
+        if (open !== undefined) yield open;
+        open = next;
       }
+    } catch (error) {
+      // What stands before a broken entry is told before the error.
       if (open !== undefined) yield open;
-      open = next;
+      throw error;
     }
     if (open !== undefined) yield open;
+  }
+
+  *#pieces(offset: number, length: number): Generator<Extent> {
+    const run = new MappedRun();
+    const end = offset + length;
+    for (let position = offset; position < end; position += run.length) {
+      this.#metadata.mapping.find(position, end - position, run);
+      yield extentOf(position, run);
+    }
   }
 
   #readHost(hostOffset: number, into: Uint8Array): void {
