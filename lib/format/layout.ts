@@ -135,7 +135,8 @@ export function createLayout(options: LayoutOptions): Layout {
   const blocksView = viewOf(refcountBlocks);
   for (let cluster = 0; cluster < clusterCount; cluster++) setRefcount(blocksView, cluster, geometry.refcountOrder, 1);
 
-  const l1TableOffset = refcountBlocksOffset + blockCount * clusterSize;
+  const metadataEnd = refcountBlocksOffset + blockCount * clusterSize;
+  const l1TableOffset = l1EntryCount === 0 ? 0 : metadataEnd;
   const header: Header = {
     version,
     clusterBits: geometry.clusterBits,
@@ -163,7 +164,7 @@ export function createLayout(options: LayoutOptions): Layout {
     refcountTable,
     refcountBlocks,
     refcountBlocksOffset,
-    fileSize: l1TableOffset + l1EntryCount * 8,
+    fileSize: metadataEnd + l1EntryCount * 8,
   };
 }
 

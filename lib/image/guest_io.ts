@@ -14,6 +14,8 @@ import type { ClusterRun } from "../metadata/refcounts.ts";
 
 /** The most zeroes that are written at once, in bytes. */
 const ZEROES_LENGTH = 1024 * 1024;
+/** What a host writes whole or not at all, in bytes. */
+const SECTOR_SIZE = 512;
 /** How many clusters may wait to be freed before a flush frees them, so that memory stays bounded. */
 const MAX_PENDING_FREES = 4096;
 
@@ -149,13 +151,19 @@ export class GuestIo {
    */
   *extents(offset: number, length: number): Generator<Extent> {
     let open: Extent | undefined;
-    for (const next of this.#pieces(offset, length)) {
-      if (open !== undefined && continues(open, next)) {
-        open = { ...open, length: open.length + next.length };
-        continue;
+    try {
+      for (const next of this.#pieces(offset, length)) {
+        if (open !== undefined && continues(open, next)) {
+          open = { ...open, length: open.length + next.length };
+          continue;
+        }
+        if (open !== undefined) yield open;
+        open = next;
       }
+    } catch (error) {
+      // What stands before a broken entry is told before the error.
       if (open !== undefined) yield open;
-      open = next;
+      throw error;
     }
     if (open !== undefined) yield open;
   }
@@ -229,9 +237,12 @@ export class GuestIo {
     const first = offset - head;
     // The entries of one slice change together: it is in memory before anything is allocated, so linking cannot fail.
     const sliceEnd = alignDown(first, mapping.sliceSpan) + mapping.sliceSpan;
-    const wanted = Math.min(sliceEnd - first, alignUp(head + data.length, clusterSize)) / clusterSize;
-    const slice = mapping.prepareSlice(first);
     const reserved = kind === ClusterKind.zeroAllocated && copied;
+    // In a reserved cluster old bytes may still be the guest's as far as the file says: no sector of it is written in two pieces.
+    const tearsSectors = reserved && (head % SECTOR_SIZE !== 0 || (head + data.length) % SECTOR_SIZE !== 0);
+    const wholeEnd = tearsSectors ? clusterSize : alignUp(head + data.length, clusterSize);
+    const wanted = Math.min(sliceEnd - first, wholeEnd) / clusterSize;
+    const slice = mapping.prepareSlice(first);
     const target: ClusterRun = reserved ? { offset: hostOffset - head, count: wanted } : allocator.allocateRun(wanted);
     const written = Math.min(data.length, target.count * clusterSize - head);
     const source = this.#hasContent(kind, first) ? first : undefined;

@@ -440,7 +440,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * Deno.removeSync(path);
    * ```
    */
-  extents(offset = 0, length: number = this.size - offset): Iterable<Extent> {
+  extents(offset = 0, length: number = Math.max(0, this.size - offset)): Iterable<Extent> {
     this.#assertOpen();
     checkRange(offset, length, this.size);
     return this.#io.extents(offset, length);
@@ -544,8 +544,10 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * {@linkcode Qcow2File.writeAt} does.
    */
   writeSync(p: Uint8Array): number {
-    const length = Math.min(p.length, this.size - this.#cursor);
-    this.writeAt(this.#cursor, length === p.length ? p : p.subarray(0, Math.max(length, p.length === 0 ? 0 : 1)));
+    if (p.length === 0) return 0;
+    // With no room at all, the whole request is what lies outside of the disk.
+    const length = this.#cursor < this.size ? Math.min(p.length, this.size - this.#cursor) : p.length;
+    this.writeAt(this.#cursor, length === p.length ? p : p.subarray(0, length));
     this.#cursor += length;
     return length;
   }

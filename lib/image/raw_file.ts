@@ -211,7 +211,7 @@ export class RawFile implements Disk {
    * @returns The extents in order, without gaps.
    * @throws {Qcow2Error} With code `out-of-range` or `io`.
    */
-  *extents(offset = 0, length: number = this.size - offset): Generator<Extent> {
+  *extents(offset = 0, length: number = Math.max(0, this.size - offset)): Generator<Extent> {
     checkRange(offset, length, this.size);
     const end = offset + length;
     let position = offset;

@@ -303,14 +303,13 @@ class OwnerWalk {
         if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters++;
         expected = offset + clusterSize;
       }
+      this.#count(offset, clusterSize, entryAt);
       if (offset % clusterSize !== 0) {
         this.#report(
-          `ERROR offset=${offset.toString(16)}: Cluster is not properly aligned; L2 entry corrupted.`,
+          `ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`,
           entryAt,
         );
-        continue;
       }
-      this.#count(offset, clusterSize, entryAt);
     }
   }
 

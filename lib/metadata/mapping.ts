@@ -145,6 +145,8 @@ export class Mapping {
     for (let position = offset; position < end;) {
       const l1Index = Math.floor(position / l2TableSpan);
       const tableEnd = Math.min(end, (l1Index + 1) * l2TableSpan);
+      // A broken entry ends a run; it is an error only where one would begin with it.
+      if (run.length > 0 && !this.#hasSoundTable(l1Index)) return;
       const tableOffset = this.#tableOffset(l1Index);
       if (tableOffset === 0) {
         if (run.length === 0) run.begin(ClusterKind.unallocated, 0, false);
@@ -300,6 +302,10 @@ export class Mapping {
       );
     }
     return offset;
+  }
+
+  #hasSoundTable(l1Index: number): boolean {
+    return entryOffset(this.l1.upper(l1Index), this.l1.lower(l1Index)) % this.#geometry.clusterSize === 0;
   }
 
   #sliceAt(tableOffset: number, guestOffset: number): TableSlice {

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { checkImage, type LayoutOptions, Qcow2File } from "../../mod.ts";
-import { MemoryBlockFile } from "../../lib/storage/mod.ts";
+import type { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import {
   copyOf,
   emptyImage,
@@ -146,6 +146,11 @@ class JournalFile extends RecordingFile {
   override writeAt(offset: number, data: Uint8Array): void {
     super.writeAt(offset, data);
     this.events.push({ offset, data: data.slice() });
+  }
+
+  override truncate(size: number): void {
+    if (size > this.size) this.events.push({ offset: size - 1, data: new Uint8Array(1) });
+    super.truncate(size);
   }
 
   override sync(): void {
