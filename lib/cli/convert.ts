@@ -16,7 +16,7 @@ import { commandHelp } from "./help.ts";
 import { openImage, pathOfImage, targetFormat, withPrefix } from "./image_files.ts";
 import { describeImageOptions, ImageOptions, parseOptionList } from "./image_options.ts";
 import { Interruption } from "./interruption.ts";
-import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
+import { createImage, openNewBacking, refuseUnsupportedOptions } from "./new_image.ts";
 import { ObservedDisk } from "./observed_disk.ts";
 import { type ProgressDisplay, showProgress, wantsProgress } from "./progress.ts";
 
@@ -77,19 +77,23 @@ async function intoNew(
   // The size is that of the sources, whatever the options say.
   for (const [option, value] of parseOptionList(request.options ?? "")) options.set(option, value);
   if (request.compress && format === "raw") throw new CliError("Compression not supported for this file format");
+  if (request.backingFile !== undefined) options.set("backing_file", request.backingFile);
+  if (request.backingFormat !== undefined) options.set("backing_fmt", request.backingFormat);
   const size = BigInt(source.size);
   const path = pathOfImage(request.target);
+  using backing = openTargetBacking(path, options);
   const prefix = `${request.target}: error while converting ${format}: `;
   withPrefix(prefix, () => refuseUnsupportedOptions(format, options));
   const sourcePaths = request.sources.map(pathOfImage);
   using target = withPrefix(prefix, () => ConversionTarget.prepare(path, sourcePaths));
   const { createNew } = target;
   using disk = withPrefix(prefix, () => {
-    return createImage({ path: target.path, shownPath: path, format, size, options, createNew }, () => {
+    return createImage({ path: target.path, shownPath: path, format, size, options, createNew, backing }, () => {
       target.markCreated();
     });
   });
-  await copy(context, request, source, disk, { targetIsZero: true, interruption });
+  const targetIsZero = backing === undefined;
+  await copy(context, request, source, disk, { targetIsZero, skipBacking: !targetIsZero, interruption });
   closing(disk);
   try {
     target.complete();
@@ -107,7 +111,9 @@ async function intoExisting(
 ): Promise<void> {
   using disk = openImage(request.target, { format, write: true });
   if (disk.size < source.size) throw new CliError("output file is smaller than input file");
-  await copy(context, request, source, disk, { targetIsZero: request.targetIsZero, interruption });
+  if (request.compress && format === "raw") throw new CliError("Compression not supported for this file format");
+  const { targetIsZero } = request;
+  await copy(context, request, source, disk, { targetIsZero, skipBacking: false, interruption });
   closing(disk);
 }
 
@@ -120,12 +126,28 @@ function closing(disk: Disk): void {
   }
 }
 
+/** Opens the backing file that the target is to have. */
+function openTargetBacking(path: string, options: ImageOptions): Disk | undefined {
+  const name = options.text("backing_file");
+  const format = options.text("backing_fmt");
+  if (name === undefined) return undefined;
+  if (format === undefined) throw new CliError("Use of backing file requires explicit backing format");
+  return openNewBacking(path, name, format);
+}
+
+/** What is known of the target, and what ends the copy early. */
+interface CopyTerms {
+  readonly targetIsZero: boolean;
+  readonly skipBacking: boolean;
+  readonly interruption: Interruption;
+}
+
 async function copy(
   context: Context,
   request: ConvertRequest,
   source: Disk,
   target: Disk,
-  { targetIsZero, interruption }: { readonly targetIsZero: boolean; readonly interruption: Interruption },
+  { targetIsZero, skipBacking, interruption }: CopyTerms,
 ): Promise<void> {
   const { sparseSize } = request;
   const when = { wanted: request.progress, quiet: request.quiet };
@@ -138,6 +160,8 @@ async function copy(
   try {
     await convertDisk(observed, new ObservedDisk(target), {
       targetIsZero,
+      skipBacking,
+      compress: request.compress,
       signal: interruption.signal,
       ...(sparseSize === undefined ? {} : { sparseSize }),
     });

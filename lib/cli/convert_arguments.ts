@@ -63,6 +63,10 @@ export interface ConvertRequest {
   readonly skipCreation: boolean;
   /** Whether a target that exists reads as zeroes. */
   readonly targetIsZero: boolean;
+  /** Name of the target's backing file, where it was given. */
+  readonly backingFile: string | undefined;
+  /** Format of the target's backing file, where it was given. */
+  readonly backingFormat: string | undefined;
   /** Whether clusters are to be compressed. */
   readonly compress: boolean;
   /** Whether sources are opened without a lock. */
@@ -100,7 +104,7 @@ export function parseConvertArguments(args: readonly string[]): ParsedConvert {
   if (target === undefined || sources.length === 0) throw new CliError("Must specify image file name");
   checkCacheMode(parsed.last("target-cache"), "cache");
   checkCacheMode(parsed.last("source-cache"), "source cache");
-  refuseUnsupported(parsed, targetFormat);
+  refuseUnsupported(parsed);
   return {
     kind: "convert",
     sources,
@@ -113,6 +117,8 @@ export function parseConvertArguments(args: readonly string[]): ParsedConvert {
     quiet: parsed.has("quiet"),
     skipCreation: parsed.has("skip-creation"),
     targetIsZero: parsed.has("target-is-zero"),
+    backingFile: parsed.last("backing-file"),
+    backingFormat: parsed.last("backing-format"),
     compress: parsed.has("compress"),
     forceShare: parsed.has("force-share"),
   };
@@ -156,12 +162,10 @@ function checkCombinations(parsed: Arguments, options: string | undefined): void
   }
 }
 
-function refuseUnsupported(parsed: Arguments, targetFormat: string): void {
+function refuseUnsupported(parsed: Arguments): void {
   refuseImageDescriptions(parsed);
   const missing: readonly (readonly [string, string])[] = [
     ["target-image-opts", "Describing the target by options (--target-image-opts)"],
-    ["backing-file", "Converting onto a backing file (-B)"],
-    ["backing-format", "Converting onto a backing file (-F)"],
     ["snapshot", "Converting a snapshot (-l)"],
     ["rate-limit", "A rate limit (-r)"],
     ["salvage", "Salvaging (--salvage)"],
@@ -169,5 +173,4 @@ function refuseUnsupported(parsed: Arguments, targetFormat: string): void {
     ["skip-broken-bitmaps", "Copying bitmaps (--skip-broken-bitmaps)"],
   ];
   for (const [name, what] of missing) if (parsed.has(name)) throw notSupported(what);
-  if (parsed.has("compress") && targetFormat !== "raw") throw notSupported("Compression (-c)");
 }

@@ -4,13 +4,17 @@
  * @module
  */
 
+import type { Disk } from "../disk.ts";
+import { detectImageType, type ImageType } from "../image/detect.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import { fullBackingName } from "./backing_names.ts";
 import type { Context } from "./console.ts";
 import { CliError, notSupported, UsageError } from "./errors.ts";
+import { FOREIGN_FORMATS } from "./foreign_formats.ts";
 import { commandHelp } from "./help.ts";
 import { pathOfImage, targetFormat, withPrefix } from "./image_files.ts";
 import { asksForHelp, describeImageOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
-import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
+import { createImage, openNewBacking, refuseUnsupportedOptions } from "./new_image.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
@@ -50,15 +54,21 @@ export function create(context: Context, args: readonly string[]): number {
   if (unexpected !== undefined) throw new UsageError(`Unexpected argument: ${unexpected}`);
   refuseUnsupportedArguments(parsed.has.bind(parsed));
   withPrefix(`${name}: `, () => {
-    createNamed(context, { name, formatName, list, sizeArgument, quiet: parsed.has("quiet") });
+    createNamed(context, {
+      name,
+      formatName,
+      list,
+      sizeArgument,
+      backingFile: parsed.last("backing-file"),
+      backingFormat: parsed.last("backing-format"),
+      unsafe: parsed.has("unsafe"),
+      quiet: parsed.has("quiet"),
+    });
   });
   return 0;
 }
 
 function refuseUnsupportedArguments(has: (name: string) => boolean): void {
-  if (has("backing-file") || has("backing-format")) {
-    throw notSupported("Creating an image with a backing file (-b, -F)");
-  }
   if (has("object")) throw notSupported("Defining objects (--object)");
 }
 
@@ -67,6 +77,9 @@ interface CreateRequest {
   readonly formatName: string;
   readonly list: string | undefined;
   readonly sizeArgument: bigint | undefined;
+  readonly backingFile: string | undefined;
+  readonly backingFormat: string | undefined;
+  readonly unsafe: boolean;
   readonly quiet: boolean;
 }
 
@@ -80,9 +93,48 @@ function createNamed(context: Context, request: CreateRequest): void {
     if (options.text("size") !== undefined) throw new CliError("The image size must be specified only once");
     options.set("size", String(sizeArgument));
   }
+  setBackingFile(format, options, request);
   refuseUnsupportedOptions(format, options);
-  const size = options.number("size");
-  if (size === undefined) throw new CliError("Image creation needs a size parameter");
-  if (!request.quiet) context.console.out(`Formatting '${name}', fmt=${format}${options}\n`);
-  createImage({ path, shownPath: path, format, size, options, createNew: false }).close();
+  const backing = openBackingFile(path, options, request.unsafe);
+  try {
+    if (backing !== undefined && options.text("size") === undefined) options.set("size", String(backing.size));
+    const size = options.number("size");
+    if (size === undefined) throw new CliError("Image creation needs a size parameter");
+    if (!request.quiet) context.console.out(`Formatting '${name}', fmt=${format}${options}\n`);
+    createImage({ path, shownPath: path, format, size, options, createNew: false, backing }).close();
+  } finally {
+    backing?.close();
+  }
+}
+
+/** Brings what `-b` and `-F` say to the other options. */
+function setBackingFile(format: ImageType, options: ImageOptions, request: CreateRequest): void {
+  const { backingFile, backingFormat } = request;
+  if (format === "raw" && (backingFile !== undefined || backingFormat !== undefined)) {
+    throw new CliError(`Backing ${backingFile === undefined ? "format" : "file"} not supported for file format 'raw'`);
+  }
+  if (backingFile !== undefined) options.set("backing_file", backingFile);
+  if (backingFormat !== undefined) options.set("backing_fmt", backingFormat);
+}
+
+function openBackingFile(path: string, options: ImageOptions, unsafe: boolean): Disk | undefined {
+  const name = options.text("backing_file");
+  const format = options.text("backing_fmt");
+  if (name === undefined) return undefined;
+  if (format !== undefined) checkFormatName(format);
+  if (name === path) {
+    throw new CliError("Error: Trying to create an image with the same filename as the backing file");
+  }
+  if (unsafe) return undefined;
+  if (format === undefined) {
+    const detected = detectImageType(fullBackingName(path, name));
+    throw new CliError(`Backing file specified without backing format\nDetected format of ${detected}.`);
+  }
+  return openNewBacking(path, name, format);
+}
+
+function checkFormatName(format: string): void {
+  if (format !== "raw" && format !== "qcow2" && !FOREIGN_FORMATS.has(format)) {
+    throw new CliError(`Unknown backing file format '${format}'`);
+  }
 }

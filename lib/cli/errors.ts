@@ -48,6 +48,8 @@ export function notSupported(what: string): CliError {
  * @returns One line, or two for a lock.
  */
 export function explainOpenError(error: unknown, path: string, write: boolean): string {
+  // A backing file has said what was wrong with it already.
+  if (error instanceof CliError) return error.message;
   if (path === "") return "The 'file' block driver requires a file name";
   if (error instanceof Qcow2Error) {
     if (error.code === "locked") return lockMessage(path, write ? '"write"' : 'shared "write"');

@@ -8,6 +8,7 @@ import type { Disk } from "../disk.ts";
 import { detectImageType, type ImageType } from "../image/detect.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
+import { openingBacking } from "./backing_chain.ts";
 import { CliError, explainOpenError } from "./errors.ts";
 import { detectForeignFormat, FOREIGN_FORMATS } from "./foreign_formats.ts";
 
@@ -142,7 +143,8 @@ export function openImage(name: string, options: OpenImageOptions = {}): Disk {
   const { write = false, lock = true } = options;
   const { path, format } = resolveImage(name, options.format);
   return opening(name, path, write, () => {
-    return format === "raw" ? RawFile.open(path, { write, lock }) : Qcow2File.open(path, { write, lock });
+    if (format === "raw") return RawFile.open(path, { write, lock });
+    return Qcow2File.open(path, { write, lock, backing: openingBacking(path, lock) });
   });
 }
 

@@ -8,6 +8,7 @@ import { Qcow2Error } from "../errors.ts";
 import { type MapEntry, mapImage } from "../operations/map.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
 import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { openingBacking } from "./backing_chain.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -47,15 +48,19 @@ export function map(context: Context, args: readonly string[]): number {
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
   refuseImageDescriptions(parsed);
   const { path, format } = resolveImage(name, parsed.last("format"));
+  const lock = !parsed.has("force-share");
+  const chain = [path];
+  const openBacking = openingBacking(path, lock, [], (opened) => chain.push(opened));
   const entries = mapImage(path, {
     format,
-    lock: !parsed.has("force-share"),
+    lock,
+    backing: openBacking,
     offset: start,
     ...(length === undefined ? {} : { length }),
   });
   try {
     const readable = startReading(name, path, entries);
-    if (output === "human") printTable(context, path, readable);
+    if (output === "human") printTable(context, chain, readable);
     else printJson(context, readable, start);
   } finally {
     // Closes the image, also where not all entries were taken.
@@ -99,17 +104,19 @@ function offsetArgument(what: string, text: string | undefined): number | undefi
   return Math.min(Number(parseSizeArgument(what, text)), Number.MAX_SAFE_INTEGER);
 }
 
-function printTable(context: Context, path: string, entries: Iterable<MapEntry>): void {
+function printTable(context: Context, chain: readonly string[], entries: Iterable<MapEntry>): void {
   context.console.out(`${["Offset", "Length", "Mapped to"].map(column).join("")}File\n`);
-  printBatches(context, tableLines(path, entries));
+  printBatches(context, tableLines(chain, entries));
 }
 
 /** One line for each stretch of data; what reads as zeroes is left out. */
-function* tableLines(path: string, entries: Iterable<MapEntry>): Generator<string> {
-  for (const { start, length, data, zero, offset } of entries) {
+function* tableLines(chain: readonly string[], entries: Iterable<MapEntry>): Generator<string> {
+  for (const { start, length, data, zero, offset, depth } of entries) {
     if (!data) continue;
     if (offset === undefined) throw new CliError("File contains external, encrypted or compressed clusters.");
-    if (!zero) yield `${[start, length, offset].map((value) => column(hexadecimal(value))).join("")}${path}\n`;
+    if (!zero) {
+      yield `${[start, length, offset].map((value) => column(hexadecimal(value))).join("")}${chain[depth] ?? ""}\n`;
+    }
   }
 }
 

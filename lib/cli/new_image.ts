@@ -6,10 +6,13 @@
 
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
+import { backingReferenceOf } from "../image/backing.ts";
 import type { ImageType } from "../image/detect.ts";
 import type { CreateOptions } from "../image/options.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
+import { MemoryBlockFile } from "../storage/memory_block_file.ts";
+import { openingBacking } from "./backing_chain.ts";
 import { CliError, explainCreateError, notSupported } from "./errors.ts";
 import type { ImageOptions } from "./image_options.ts";
 
@@ -27,9 +30,7 @@ const SECTOR_SIZE = 512n;
  */
 export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions): void {
   if (format === "qcow2") {
-    for (const name of ["backing_file", "backing_fmt", "data_file"]) {
-      if (options.text(name) !== undefined) throw notSupported(`Option '${name}'`);
-    }
+    if (options.text("data_file") !== undefined) throw notSupported("Option 'data_file'");
     const encrypted = ["format", "key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "hash-alg", "iter-time"];
     if (options.isOn("encryption") || encrypted.some((name) => options.text(`encrypt.${name}`) !== undefined)) {
       throw notSupported("Encryption");
@@ -41,6 +42,25 @@ export function refuseUnsupportedOptions(format: ImageType, options: ImageOption
   const preallocation = options.text("preallocation") ?? "off";
   if (preallocation !== "off" && PREALLOCATION_MODES.includes(preallocation)) {
     throw notSupported(`Option 'preallocation=${preallocation}'`);
+  }
+}
+
+/**
+ * Opens the backing file that an image is to have, to see that it is there and how large it is.
+ *
+ * @param imagePath Path of the image.
+ * @param name Name of the backing file, as it is to stand in the image.
+ * @param format Its format.
+ * @returns The disk that it holds.
+ * @throws {CliError} Where it cannot be opened.
+ */
+export function openNewBacking(imagePath: string, name: string, format: string): Disk {
+  try {
+    return openingBacking(imagePath, true)(backingReferenceOf(name, format, imagePath));
+  } catch (error) {
+    if (!(error instanceof CliError)) throw error;
+    const reason = error.message.replace(/^Could not open backing file: /, "");
+    throw new CliError(`${reason}\nCould not open backing image.`);
   }
 }
 
@@ -58,6 +78,8 @@ export interface NewImage {
   readonly options: ImageOptions;
   /** Whether to refuse where the file exists. */
   readonly createNew: boolean;
+  /** The disk that the image's backing file holds, where it is used; it is closed with the image. */
+  readonly backing?: Disk | undefined;
 }
 
 /**
@@ -70,6 +92,8 @@ export interface NewImage {
  */
 export function createImage(image: NewImage, onTouch: () => void = () => {}): Disk {
   const { path, shownPath, format, createNew } = image;
+  // Where an image is made without its backing file being opened, nobody reads from it either.
+  const backing = image.backing ?? RawFile.open(new MemoryBlockFile());
   const layout = format === "qcow2" ? qcow2Options(image.options) : undefined;
   checkRawOptions(image);
   if (layout !== undefined && image.size > MAX_INT64 - SECTOR_SIZE) {
@@ -79,7 +103,7 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   try {
     const disk = layout === undefined
       ? RawFile.create(path, { size, createNew })
-      : Qcow2File.create(path, { ...layout, size, createNew, durability: "none" });
+      : Qcow2File.create(path, { ...layout, size, createNew, durability: "none", backing: () => backing });
     onTouch();
     return disk;
   } catch (error) {
@@ -131,7 +155,17 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
       "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)",
     );
   }
-  return { version, compressionType, clusterSize, lazyRefcounts, refcountBits };
+  const backingFile = options.text("backing_file");
+  const backingFormat = options.text("backing_fmt");
+  return {
+    version,
+    compressionType,
+    clusterSize,
+    lazyRefcounts,
+    refcountBits,
+    ...(backingFile === undefined ? {} : { backingFile }),
+    ...(backingFormat === undefined ? {} : { backingFormat }),
+  };
 }
 
 function isPowerOfTwo(value: number): boolean {

@@ -5,6 +5,7 @@
  */
 
 import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import { isCompressible } from "../operations/convert.ts";
 import { CliError, explainIoError } from "./errors.ts";
 
 /** A disk with somebody who watches. */
@@ -52,6 +53,20 @@ export class ObservedDisk implements Disk {
    */
   writeAt(offset: number, data: Uint8Array): void {
     locating("writing", offset, () => this.#disk.writeAt(offset, data));
+    this.#onMoved(data.length);
+  }
+
+  /**
+   * Writes compressed.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param data What to write.
+   * @throws {CliError} Where the disk fails, or cannot be written compressed.
+   */
+  writeCompressedAt(offset: number, data: Uint8Array): void {
+    const disk = this.#disk;
+    if (!isCompressible(disk)) throw new CliError("Compression not supported for this file format");
+    locating("writing", offset, () => disk.writeCompressedAt(offset, data));
     this.#onMoved(data.length);
   }
 

@@ -41,9 +41,20 @@ export const MAX_BACKING_DEPTH = 200;
  * @returns The reference, or `undefined` where the image has no backing file.
  */
 export function backingReference(header: Header, imagePath: string): BackingReference | undefined {
-  const name = header.backingFile;
-  if (name === undefined) return undefined;
-  return { name, format: extensionText(header, EXTENSION.backingFormat), path: localPath(name, imagePath) };
+  if (header.backingFile === undefined) return undefined;
+  return backingReferenceOf(header.backingFile, extensionText(header, EXTENSION.backingFormat), imagePath);
+}
+
+/**
+ * What a name and a format mean that stand in an image, or shall stand in one.
+ *
+ * @param name Name of the backing file.
+ * @param format Its format, where it is said.
+ * @param imagePath Path of the image.
+ * @returns The reference.
+ */
+export function backingReferenceOf(name: string, format: string | undefined, imagePath: string): BackingReference {
+  return { name, format, path: localPath(name, imagePath) };
 }
 
 /** The path that a name from an image means; nothing where it begins with a protocol. */

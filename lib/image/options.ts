@@ -5,7 +5,6 @@
  */
 
 import type { BackingPolicy } from "./backing.ts";
-import type { ImageType } from "./detect.ts";
 import type { LayoutOptions } from "../format/layout.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
 
@@ -54,8 +53,8 @@ export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size">
   readonly size?: number;
   /** Name of a backing file, as it shall stand in the image: relative to the image's folder, or absolute. */
   readonly backingFile?: string;
-  /** Format of the backing file; must be said where there is one. */
-  readonly backingFormat?: ImageType;
+  /** Format of the backing file, such as `raw` or `qcow2`; must be said where there is one. */
+  readonly backingFormat?: string;
   /**
    * Whether to refuse where the file exists already.
    *

@@ -7,7 +7,7 @@
 import { Buffer } from "node:buffer";
 import type { Disk, Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
-import { alignUp } from "../format/geometry.ts";
+import { alignDown, alignUp } from "../format/geometry.ts";
 import { TimeSlice } from "./time_slice.ts";
 
 /** How far an operation has come. */
@@ -33,10 +33,36 @@ export interface ConvertOptions {
    * @default {false}
    */
   readonly targetIsZero?: boolean;
+  /**
+   * Whether to leave out what the source has from its backing file: for a target that has the same backing file.
+   *
+   * @default {false}
+   */
+  readonly skipBacking?: boolean;
+  /**
+   * Whether to write compressed clusters. The target must be a `Qcow2File`, or something else that has `writeCompressedAt`.
+   *
+   * @default {false}
+   */
+  readonly compress?: boolean;
   /** Called while it goes on, some tens of times a second at most, and at the end. */
   readonly onProgress?: (progress: Progress) => void;
   /** Ends the operation early when it is aborted. */
   readonly signal?: AbortSignal;
+}
+
+/** The largest sparse size in bytes, as in QEMU. */
+const MAX_SPARSE_SIZE = 16 * 1024 * 1024;
+
+/** A disk that can be written compressed, as `Qcow2File` can. */
+export interface CompressibleDisk extends Disk {
+  /**
+   * Writes whole clusters compressed.
+   *
+   * @param offset Where to begin on the disk, in bytes, a multiple of the allocation size.
+   * @param data What to write: whole clusters, the last of which may be cut short by the end of the disk.
+   */
+  writeCompressedAt(offset: number, data: Uint8Array): void;
 }
 
 /** What {@linkcode convert} did. */
@@ -92,13 +118,23 @@ export async function convert(source: Disk, target: Disk, options: ConvertOption
       expected: source.size,
     });
   }
-  if (!Number.isSafeInteger(sparseSize) || sparseSize < 0 || sparseSize % SECTOR_SIZE !== 0) {
-    throw new Qcow2Error("invalid-argument", `Sparse size is ${sparseSize}, expected a multiple of ${SECTOR_SIZE}`, {
+  if (
+    !Number.isSafeInteger(sparseSize) || sparseSize < 0 || sparseSize > MAX_SPARSE_SIZE ||
+    sparseSize % SECTOR_SIZE !== 0
+  ) {
+    const expected = `a multiple of ${SECTOR_SIZE} up to ${MAX_SPARSE_SIZE}`;
+    throw new Qcow2Error("invalid-argument", `Sparse size is ${sparseSize}, expected ${expected}`, {
       found: sparseSize,
-      expected: `a multiple of ${SECTOR_SIZE}`,
+      expected,
     });
   }
-  const copy = new Copy(source, target, sparseSize, options.targetIsZero ?? false);
+  const write = options.compress === true ? compressingWrite(target) : target.writeAt.bind(target);
+  const copy = new Copy(source, target, {
+    sparseSize,
+    targetIsZero: options.targetIsZero ?? false,
+    skipBacking: options.skipBacking ?? false,
+    write,
+  });
   const slice = new TimeSlice(signal);
   for (const extent of source.extents(0, source.size)) {
     for (const done of copy.copyExtent(extent)) {
@@ -113,20 +149,49 @@ export async function convert(source: Disk, target: Disk, options: ConvertOption
   return copy.result;
 }
 
+function compressingWrite(target: Disk): (offset: number, data: Uint8Array) => void {
+  if (isCompressible(target)) return target.writeCompressedAt.bind(target);
+  throw new Qcow2Error("invalid-argument", "Target cannot be written compressed, expected a qcow2 image");
+}
+
+/**
+ * Whether a disk can be written compressed.
+ *
+ * @param disk A disk.
+ * @returns Whether it has `writeCompressedAt`.
+ */
+export function isCompressible(disk: Disk): disk is CompressibleDisk {
+  return "writeCompressedAt" in disk && typeof disk.writeCompressedAt === "function";
+}
+
+/** How {@linkcode Copy} treats the target. */
+interface CopyOptions {
+  readonly sparseSize: number;
+  readonly targetIsZero: boolean;
+  readonly skipBacking: boolean;
+  readonly write: (offset: number, data: Uint8Array) => void;
+}
+
 class Copy {
   #dataBytes = 0;
   #zeroBytes = 0;
+  /** Everything before this offset is copied. */
+  #done = 0;
   readonly #source: Disk;
   readonly #target: Disk;
-  readonly #sparseSize: number;
-  readonly #targetIsZero: boolean;
-  readonly #buffer = new Uint8Array(CHUNK_SIZE);
+  readonly #options: CopyOptions;
+  /** The unit in which the target is written: what it allocates at once, or more where fewer zeroes do not count. */
+  readonly #unit: number;
+  readonly #chunkSize: number;
+  readonly #buffer: Uint8Array<ArrayBuffer>;
 
-  constructor(source: Disk, target: Disk, sparseSize: number, targetIsZero: boolean) {
+  constructor(source: Disk, target: Disk, options: CopyOptions) {
     this.#source = source;
     this.#target = target;
-    this.#sparseSize = sparseSize;
-    this.#targetIsZero = targetIsZero;
+    this.#options = options;
+    this.#unit = alignUp(Math.max(options.sparseSize, target.allocationSize), target.allocationSize);
+    this.#chunkSize = alignUp(CHUNK_SIZE, this.#unit);
+    this.#buffer = new Uint8Array(this.#chunkSize);
   }
 
   get result(): ConvertResult {
@@ -136,30 +201,39 @@ class Copy {
   /** Copies an extent piece by piece, and tells after each how far the disk is copied. */
   *copyExtent(extent: Extent): Generator<number> {
     const end = extent.offset + extent.length;
-    if ((extent.kind === "zero" || extent.kind === "unallocated") && this.#sparseSize > 0) {
-      this.#leaveHole(extent.offset, extent.length);
-      yield end;
+    if (this.#options.skipBacking && (extent.depth > 0 || extent.kind === "unallocated")) {
+      this.#done = Math.max(this.#done, end);
+      yield this.#done;
       return;
     }
-    for (let offset = extent.offset; offset < end;) {
-      // Pieces end at multiples of their size, so that they are whole clusters of the target.
-      const length = Math.min(end - offset, CHUNK_SIZE - offset % CHUNK_SIZE);
+    if ((extent.kind === "zero" || extent.kind === "unallocated") && this.#options.sparseSize > 0) {
+      // Its beginning may have been copied along with the data before it.
+      if (this.#done < end) this.#leaveHole(this.#done, end - this.#done);
+      this.#done = Math.max(this.#done, end);
+      yield this.#done;
+      return;
+    }
+    // Data is copied in whole units of the target, so that it never has to fill up a part of one.
+    const start = Math.max(this.#done, alignDown(extent.offset, this.#unit));
+    const wholeEnd = Math.min(alignUp(end, this.#unit), this.#source.size);
+    for (let offset = start; offset < wholeEnd;) {
+      const length = Math.min(wholeEnd - offset, this.#chunkSize - offset % this.#chunkSize);
       const piece = this.#buffer.subarray(0, length);
       this.#source.readAt(offset, piece);
-      if (this.#sparseSize === 0) this.#writeData(offset, piece);
+      if (this.#options.sparseSize === 0) this.#writeData(offset, piece);
       else this.#copyPiece(offset, piece);
       offset += length;
+      this.#done = offset;
       yield offset;
     }
   }
 
   /** Writes what is not zero: stretches that begin and end at multiples of the unit in which the target allocates. */
   #copyPiece(offset: number, piece: Uint8Array): void {
-    const unit = Math.min(CHUNK_SIZE, alignUp(Math.max(this.#sparseSize, this.#target.allocationSize), SECTOR_SIZE));
     let start = 0;
     let startIsZero: boolean | undefined;
     for (let position = 0; position < piece.length;) {
-      const next = Math.min(piece.length, position + unit - (offset + position) % unit);
+      const next = Math.min(piece.length, position + this.#unit - (offset + position) % this.#unit);
       const isZero = isAllZero(piece, position, next);
       if (startIsZero !== undefined && isZero !== startIsZero) {
         this.#put(offset + start, piece.subarray(start, position), startIsZero);
@@ -177,16 +251,20 @@ class Copy {
   }
 
   #writeData(offset: number, bytes: Uint8Array): void {
-    this.#target.writeAt(offset, bytes);
+    this.#options.write(offset, bytes);
     this.#dataBytes += bytes.length;
   }
 
   #leaveHole(offset: number, length: number): void {
-    if (!this.#targetIsZero) this.#target.writeZeroesAt(offset, length, { unmap: true });
+    if (!this.#options.targetIsZero) this.#target.writeZeroesAt(offset, length, { unmap: true });
     this.#zeroBytes += length;
   }
 }
 
 function isAllZero(bytes: Uint8Array, start: number, end: number): boolean {
-  return zeroes.compare(bytes, start, end, 0, end - start) === 0;
+  for (let from = start; from < end; from += zeroes.length) {
+    const to = Math.min(end, from + zeroes.length);
+    if (zeroes.compare(bytes, from, to, 0, to - from) !== 0) return false;
+  }
+  return true;
 }

@@ -6,6 +6,7 @@
 
 import type { Extent } from "../disk.ts";
 import { checkRange } from "../image/cursor.ts";
+import type { BackingPolicy } from "../image/backing.ts";
 import { detectImageType, type ImageType } from "../image/detect.ts";
 import { acquireFile } from "../image/host_file.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
@@ -30,6 +31,12 @@ export interface MapImageOptions {
    * @default {true}
    */
   readonly lock?: boolean;
+  /**
+   * Whether a backing file may be opened.
+   *
+   * @default {"refuse"}
+   */
+  readonly backing?: BackingPolicy;
 }
 
 /** A stretch of a disk whose bytes all have the same origin, as long as it could be made. */
@@ -78,13 +85,14 @@ export interface MapEntry {
  * ```
  */
 export function* mapImage(path: string | URL, options: MapImageOptions = {}): Generator<MapEntry, void, undefined> {
-  const { format = detectImageType(path), offset = 0, lock = true } = options;
+  const { format = detectImageType(path), offset = 0, lock = true, backing = "refuse" } = options;
   const file = acquireFile(path, { write: false, lock });
   // From here on the disk closes the file, also where it cannot be opened.
-  using disk = format === "raw" ? RawFile.open(file, { lock }) : Qcow2File.open(file, { lock });
+  using disk = format === "raw" ? RawFile.open(file, { lock }) : Qcow2File.open(file, { lock, backing });
   const length = Math.min(options.length ?? Infinity, Math.max(0, disk.size - offset));
   checkRange(offset, length, Math.max(disk.size, offset));
   if (length === 0) return;
+  // The host's file is known of the image itself only.
   const holes = disk instanceof Qcow2File ? new HostHoles(file, disk, path) : undefined;
   let open: MapEntry | undefined;
   for (const extent of disk.extents(offset, length)) {
@@ -112,7 +120,7 @@ function* entriesOf(extent: Extent, holes: HostHoles | undefined): Generator<Map
     data: kind === "data" || kind === "compressed",
     ...onHost,
   };
-  if (kind !== "data" || hostOffset === undefined || holes === undefined) yield entry;
+  if (kind !== "data" || hostOffset === undefined || holes === undefined || depth > 0) yield entry;
   else yield* holes.split(entry, hostOffset);
 }
 
