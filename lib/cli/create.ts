@@ -101,6 +101,9 @@ function createNamed(context: Context, request: CreateRequest): void {
     const size = options.number("size");
     if (size === undefined) throw new CliError("Image creation needs a size parameter");
     if (!request.quiet) context.console.out(`Formatting '${name}', fmt=${format}${options}\n`);
+    if (options.text("backing_fmt") !== undefined && options.text("backing_file") === undefined) {
+      throw new CliError("Backing format cannot be used without backing file");
+    }
     createImage({ path, shownPath: path, format, size, options, createNew: false, backing }).close();
   } finally {
     backing?.close();
