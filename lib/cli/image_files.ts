@@ -78,7 +78,15 @@ export function targetFormat(name: string): ImageType {
   return knownFormat(name, `Unknown file format '${name}'`);
 }
 
-function knownFormat(name: string, unknown: string): ImageType {
+/**
+ * Checks the name of a format.
+ *
+ * @param name What was given.
+ * @param unknown What to say where nobody knows it.
+ * @returns The format.
+ * @throws {CliError} Where it is none that is known here.
+ */
+export function knownFormat(name: string, unknown: string): ImageType {
   if (name === "raw" || name === "qcow2") return name;
   throw new CliError(FOREIGN_FORMATS.has(name) ? foreignFormatMessage(name) : unknown);
 }

@@ -14,6 +14,7 @@ import { RawFile } from "../image/raw_file.ts";
 import { MemoryBlockFile } from "../storage/memory_block_file.ts";
 import { openingBacking } from "./backing_chain.ts";
 import { CliError, explainCreateError, notSupported } from "./errors.ts";
+import { knownFormat } from "./image_files.ts";
 import type { ImageOptions } from "./image_options.ts";
 
 const PREALLOCATION_MODES: readonly string[] = ["off", "metadata", "falloc", "full"];
@@ -56,7 +57,8 @@ export function refuseUnsupportedOptions(format: ImageType, options: ImageOption
  */
 export function openNewBacking(imagePath: string, name: string, format: string): Disk {
   try {
-    return openingBacking(imagePath, true)(backingReferenceOf(name, format, imagePath));
+    const known = knownFormat(format, `Unknown driver '${format}'`);
+    return openingBacking(imagePath, true)(backingReferenceOf(name, known, imagePath));
   } catch (error) {
     if (!(error instanceof CliError)) throw error;
     const reason = error.message.replace(/^Could not open backing file: /, "");

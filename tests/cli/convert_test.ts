@@ -169,9 +169,6 @@ Deno.test("convert says which capability is missing, in one line, and touches no
   makeRaw(source, 1 << 20);
   for (
     const args of [
-      ["-c"],
-      ["-B", "base"],
-      ["-B", "base", "-F", "raw"],
       ["-l", "one"],
       ["-r", "1M"],
       ["--salvage"],

@@ -135,10 +135,7 @@ Deno.test("create says which capability is missing, in one line, and touches not
   const path = folder.path("x");
   for (
     const args of [
-      ["-b", "base"],
-      ["-b", "base", "-F", "raw"],
       ["--object", "secret,id=x,data=y"],
-      ["-o", "backing_file=base"],
       ["-o", "data_file=data"],
       ["-o", "extended_l2=on"],
       ["-o", "encryption=on"],
