@@ -18,7 +18,7 @@ export interface Change {
   readonly firstSector: number;
   /** Those sectors as they were afterwards: what was written to them before is in there, as it is in a host's memory. */
   readonly content: Uint8Array<ArrayBuffer>;
-  /** Where the bytes of a write end, or the new length after a truncate; the file grows to it. 0 for a punch. */
+  /** What a write makes the file reach to at least, or the new length after a truncate. 0 for a punch. */
   readonly end: number;
   /** Whether a sync has passed that should have covered it (see {@linkcode RecorderMutations.late}). */
   readonly carried: boolean;
@@ -158,7 +158,9 @@ export class Recorder implements BlockFile {
 
   #write(offset: number, data: Uint8Array): void {
     this.#live.write(offset, data);
-    this.#record("write", offset, offset + data.length, offset + data.length);
+    // A sector that reaches the disk does so whole, as far as the file went in the host's memory by then.
+    const end = Math.ceil((offset + data.length) / SECTOR_SIZE) * SECTOR_SIZE;
+    this.#record("write", offset, offset + data.length, Math.min(end, this.#live.size));
   }
 
   #record(kind: ChangeKind, start: number, end: number, sizeEnd: number): void {
