@@ -42,6 +42,8 @@ export class Explorer {
   readonly examiner: Examiner;
   /** Epochs so far. */
   epochs = 0;
+  /** Whether to leave epochs out, since others have explored them. */
+  paused = false;
   readonly #recorder: Recorder;
   readonly #options: ExplorerOptions;
   readonly #scratch: ScratchFile;
@@ -63,6 +65,7 @@ export class Explorer {
   explore(): void {
     const { random, limits, maxFindings } = this.#options;
     const { changes } = this.#recorder;
+    if (this.paused) return;
     this.epochs++;
     this.#scratch.restore();
     for (const state of crashStates(changes, random, limits)) {

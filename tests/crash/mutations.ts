@@ -22,6 +22,8 @@ export interface Mutation {
   readonly verdicts: readonly Verdict[];
   /** What else it breaks, and may be blamed for. */
   readonly alsoBreaks: readonly Verdict[];
+  /** The names of the sequences that can show it; all of them without it. */
+  readonly sequences?: RegExp;
   /** How the disk is opened. */
   readonly subject: SubjectOptions;
   /** What the recorder plays. */
@@ -139,6 +141,10 @@ const swallowedErrors = recorderMutation("Ancestor 5: writes that fail are taken
 export const MUTATIONS: readonly Mutation[] = [
   brokenRule(1, "Rule 1: refcounts after the entries that use them"),
   brokenRule(2, "Rule 2: refcount blocks together with the refcount table"),
+  {
+    ...brokenRule(2, "Rule 2: a grown refcount table together with the header"),
+    sequences: /growth of the refcount table$/,
+  },
   // The L1 table comes before the first sync then, and so before refcounts and data are durable.
   brokenRule(3, "Rule 3: L2 tables together with the L1 table", [1, 4]),
   lateTables,

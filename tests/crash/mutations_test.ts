@@ -8,10 +8,10 @@ import { SCRIPTED, type Sequence } from "./sequences.ts";
 /** Enough for a defect that shows in few of the states, and few enough to be quick. */
 const MAX_FINDINGS = 60;
 
-for (const { name, verdicts, alsoBreaks, subject, prepare } of MUTATIONS) {
+for (const { name, verdicts, alsoBreaks, sequences = /^/, subject, prepare } of MUTATIONS) {
   Deno.test(`The explorer finds a defect made on purpose. ${name}`, () => {
     let caught: { readonly sequence: Sequence; readonly findings: readonly Finding[] } | undefined;
-    for (const sequence of SCRIPTED) {
+    for (const sequence of SCRIPTED.filter((sequence) => sequences.test(sequence.name))) {
       const { findings } = explore(sequence, SHORT, { ...subject, prepare, maxFindings: MAX_FINDINGS });
       if (!findings.some(({ verdict }) => verdicts.includes(verdict))) continue;
       caught = { sequence, findings };

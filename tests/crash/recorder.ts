@@ -56,9 +56,9 @@ export class Recorder implements BlockFile {
   onSync: (() => void) | undefined;
   /** Called for each stretch of the durable bytes that has changed. */
   onCommit: ((start: number, end: number) => void) | undefined;
-  /** Called before each call, with how many of its kind there were before; throws to make it fail. */
-  onCall: ((call: FaultyCall, count: number) => void) | undefined;
-  /** Whether a write that fails gets to half of what it should write. */
+  /** Called before each call, with how many of its kind there were before and where it ends; throws to make it fail. */
+  onCall: ((call: FaultyCall, count: number, end: number) => void) | undefined;
+  /** Whether a write that fails gets to about half of the sectors that it should write. */
   tearFailedWrites = false;
   /** Whether the host can punch holes. */
   canPunch = true;
@@ -82,7 +82,7 @@ export class Recorder implements BlockFile {
   }
 
   readAt(offset: number, into: Uint8Array): number {
-    this.#call("read");
+    this.#call("read", offset + into.length);
     const length = Math.max(0, Math.min(into.length, this.#live.size - offset));
     if (length > 0) into.set(this.#live.bytes.subarray(offset, offset + length));
     return length;
@@ -90,9 +90,10 @@ export class Recorder implements BlockFile {
 
   writeAt(offset: number, data: Uint8Array): void {
     try {
-      this.#call("write");
+      this.#call("write", offset + data.length);
     } catch (error) {
-      const half = Math.floor(data.length / 2);
+      const middle = offset + data.length / 2;
+      const half = middle - middle % SECTOR_SIZE - offset;
       if (this.tearFailedWrites && half > 0) this.#write(offset, data.subarray(0, half));
       throw error;
     }
@@ -101,7 +102,7 @@ export class Recorder implements BlockFile {
   }
 
   truncate(size: number): void {
-    this.#call("truncate");
+    this.#call("truncate", size);
     const before = this.#live.size;
     this.#live.truncate(size);
     // The sectors that were cut off are zero from now on; a longer file changes none.
@@ -109,7 +110,7 @@ export class Recorder implements BlockFile {
   }
 
   sync(): void {
-    this.#call("sync");
+    this.#call("sync", 0);
     if (this.mutations.mergeSyncs !== true) this.syncForGood();
   }
 
@@ -125,7 +126,7 @@ export class Recorder implements BlockFile {
   }
 
   punchHole(offset: number, length: number): boolean {
-    this.#call("punch");
+    this.#call("punch", offset + length);
     if (!this.canPunch) return false;
     const end = Math.min(offset + length, this.#live.size);
     if (end <= offset) return true;
@@ -151,9 +152,9 @@ export class Recorder implements BlockFile {
 
   [Symbol.dispose](): void {}
 
-  #call(call: FaultyCall): void {
+  #call(call: FaultyCall, end: number): void {
     const count = this.counts[call]++;
-    this.onCall?.(call, count);
+    this.onCall?.(call, count, end);
   }
 
   #write(offset: number, data: Uint8Array): void {

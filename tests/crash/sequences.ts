@@ -4,9 +4,10 @@
  * @module
  */
 
+import { assertNotEquals } from "@std/assert";
 import { type LayoutOptions, Qcow2File } from "../../mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
-import { emptyImage, KIB, MIB } from "../images.ts";
+import { emptyImage, getUint64, KIB, MIB } from "../images.ts";
 import type { Random } from "../random.ts";
 import type { Session } from "./session.ts";
 import { poison, taggedBytes } from "./tags.ts";
@@ -188,7 +189,12 @@ const COMMON: readonly Sequence[] = Object.entries(KINDS).flatMap(([kind, run]) 
   }))
 );
 
-const GROWING: ImageOptions = { size: 2 * MIB, clusterSize: 512, refcountBits: 64, filled: [[0, 1984 * KIB]] };
+const GROWING: ImageOptions = { size: 2 * MIB, clusterSize: 512, refcountBits: 64, filled: [[0, 1960 * KIB]] };
+
+/** Where the refcount table stands, as the file says. */
+function refcountTableOffset(session: Session): bigint {
+  return getUint64(session.recorder, 48);
+}
 
 /** Sequences for what only certain images have. */
 const SPECIAL: readonly Sequence[] = [
@@ -197,7 +203,8 @@ const SPECIAL: readonly Sequence[] = [
     image: () => preparedImage(GROWING),
     cacheSize: 1,
     run(session) {
-      inPieces(session, 1984 * KIB, session.size, 8 * KIB, (offset) => {
+      const before = refcountTableOffset(session);
+      inPieces(session, 1960 * KIB, session.size, 8 * KIB, (offset) => {
         session.write(offset, 8 * KIB);
         session.flush();
       });
@@ -205,6 +212,7 @@ const SPECIAL: readonly Sequence[] = [
       session.flush();
       session.write(0, 4 * KIB);
       session.close();
+      if (!session.isOver) assertNotEquals(refcountTableOffset(session), before);
     },
   },
   {
@@ -212,12 +220,14 @@ const SPECIAL: readonly Sequence[] = [
     image: () => preparedImage({ ...GROWING, poisonLength: 128 * KIB }),
     cacheSize: 1,
     run(session) {
-      inPieces(session, 1984 * KIB, session.size, 8 * KIB, (offset) => {
+      const before = refcountTableOffset(session);
+      inPieces(session, 1960 * KIB, session.size, 8 * KIB, (offset) => {
         session.write(offset, 8 * KIB);
         session.write(offset % (256 * KIB), 512);
       });
       session.flush();
       session.close();
+      if (!session.isOver) assertNotEquals(refcountTableOffset(session), before);
     },
   },
   {

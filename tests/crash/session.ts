@@ -167,6 +167,11 @@ export class Session {
     return this.#findings.length + this.#explorer.findings.length >= this.#options.maxFindings;
   }
 
+  /** Whether to leave epochs out, since others have explored them. */
+  set paused(paused: boolean) {
+    this.#explorer.paused = paused;
+  }
+
   /** Writes tagged bytes. */
   write(offset: number, length: number): void {
     const data = taggedBytes(++this.#writes, offset, length);
