@@ -6,7 +6,7 @@
 
 import { Qcow2Error } from "../../mod.ts";
 import { qemuAvailable } from "../qemu.ts";
-import { Random, seed } from "../random.ts";
+import { Random } from "../random.ts";
 import type { ExamineSamples } from "./examine.ts";
 import { describeFinding, type Finding } from "./explorer.ts";
 import type { Sequence } from "./sequences.ts";
@@ -55,12 +55,15 @@ export class Tally {
     this.findings.push(...findings);
   }
 
-  /** All of it in one line. */
-  toString(): string {
+  /**
+   * All of it in one line.
+   *
+   * @param others Findings that were made in another way.
+   */
+  toString(others = 0): string {
     const number = (value: number): string => value.toLocaleString("en-US");
     return `${number(this.sequences)} sequences, ${number(this.states)} states after ${number(this.epochs)} syncs ` +
-      `(${number(this.qemuChecks)} judged by qemu-img as well), ${number(this.findings.length)} findings, ` +
-      `QCOW2_TEST_SEED=${seed}`;
+      `(${number(this.qemuChecks)} judged by qemu-img as well), ${number(this.findings.length + others)} findings`;
   }
 
   /** The findings, one in a line, up to some. */

@@ -169,7 +169,8 @@ function mixture(session: Session): void {
   session.close();
 }
 
-const KINDS: Readonly<Record<string, (session: Session) => void>> = {
+/** What most sequences do, on any image. */
+export const KINDS: Readonly<Record<string, (session: Session) => void>> = {
   "first fill": firstFill,
   "overwrite": overwrite,
   "partial writes": partialWrites,
