@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
-import { Qcow2File } from "../../mod.ts";
-import { KIB, MIB } from "../images.ts";
+import { checkImage, Qcow2File } from "../../mod.ts";
+import { KIB, MIB, readBytes } from "../images.ts";
+import { ScratchFile } from "./flat_file.ts";
 import { Recorder } from "./recorder.ts";
 import { type ImageOptions, preparedImage } from "./sequences.ts";
 import { taggedBytes } from "./tags.ts";
@@ -132,6 +133,36 @@ Deno.test("Evictions in known tables share their syncs: one for each time the ca
     }
   });
   assert(syncs <= 8, `${syncs} syncs for 32 tables in a cache of 4`);
+});
+
+Deno.test("Without durability nothing is synced before the close, and the close makes everything durable", () => {
+  const recorder = new Recorder(preparedImage({ size: MIB, clusterSize: 512 }));
+  const disk = Qcow2File.open(recorder, { write: true, lock: false, durability: "none", cacheSize: 1 });
+  for (let offset = 0; offset < MIB; offset += 40 * KIB) {
+    disk.writeAt(offset, taggedBytes(1, offset, 5 * KIB));
+    disk.flush();
+  }
+  disk.discardAt(0, 100 * KIB);
+  assertEquals(recorder.counts.sync, 0);
+  disk.close();
+  assert(recorder.counts.sync > 0);
+  const { corruptions } = checkImage(new ScratchFile(recorder.durable), { lock: false });
+  assertEquals(corruptions, 0);
+  const durable = Qcow2File.open(new ScratchFile(recorder.durable), { lock: false });
+  for (let offset = 120 * KIB; offset < MIB; offset += 40 * KIB) {
+    assertEquals(readBytes(durable, offset, 5 * KIB), taggedBytes(1, offset, 5 * KIB));
+  }
+});
+
+Deno.test("A close leaves nothing unsynced but refcounts that fell", () => {
+  const { recorder, disk } = openRecorded({ size: MIB, clusterSize: 512, filled: [[0, MIB]] }, 1);
+  disk.discardAt(0, 300 * KIB);
+  disk.writeAt(600 * KIB, taggedBytes(1, 600 * KIB, 5 * KIB));
+  disk.close();
+  const durable = checkImage(new ScratchFile(recorder.durable), { lock: false });
+  const all = checkImage(recorder, { lock: false });
+  // A power cut now costs the space that was freed, and nothing else.
+  assertEquals([durable.corruptions, durable.leaks, all.corruptions, all.leaks], [0, 600, 0, 0]);
 });
 
 /** Data at the start of each stretch that an L2 table maps, so that all tables are there. */

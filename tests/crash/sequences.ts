@@ -276,6 +276,12 @@ const SPECIAL: readonly Sequence[] = [
     cacheSize: 1,
     run: (session) => evictions(session, 16, 8),
   },
+  {
+    name: "evictions with 8 KiB clusters, whose tables have two slices",
+    image: () => preparedImage({ size: 17 * MIB, clusterSize: 8192, poisonLength: 128 * KIB }),
+    cacheSize: 1,
+    run: (session) => evictions(session, 20, 20),
+  },
 ];
 
 function evictions(session: Session, turns: number, flushEvery: number): void {
