@@ -425,6 +425,44 @@ qemuTest("qemu-img check finds nothing after refcounts were built anew", () =>
     }
   }));
 
+qemuTest(
+  "qemu-img check counts the same for random damage to refcounts and entries, before and after a repair of leaks",
+  () =>
+    withFolder((folder) => {
+      const image = `${folder}/damaged.qcow2`;
+      const random = new Random("same counts");
+      for (let round = 0; round < 60; round++) {
+        const [clusterSize, refcountBits] = random.pick(SIZES);
+        const file = usedImage(clusterSize, refcountBits);
+        const map = new ImageMap(file);
+        const clusters = Math.ceil(file.size / clusterSize);
+        const largest = Math.min(2 ** refcountBits - 1, 3);
+        for (let count = random.between(1, 5); count > 0; count--) {
+          const entry = map.l2Entry(random.below(2), random.pick([0, 1, 4, 5]));
+          switch (random.below(3)) {
+            case 0:
+              map.setRefcount(random.below(clusters) * clusterSize, () => random.between(0, largest));
+              break;
+            case 1:
+              setUint64(file, entry, getUint64(file, entry) ^ COPIED);
+              break;
+            default:
+              setUint64(file, entry, 0n);
+          }
+        }
+        Deno.writeFileSync(image, file.toBytes());
+        const theirs = qemuCheck(image);
+        const about = `Round ${round} with QCOW2_TEST_SEED=${seed}`;
+        assertEquals(countsOf(checkImage(image)), { corruptions: theirs.corruptions, leaks: theirs.leaks }, about);
+        checkImage(image, { repair: "leaks" });
+        const rest = qemuCheck(image);
+        assertEquals(countsOf(checkImage(image)), { corruptions: rest.corruptions, leaks: rest.leaks }, about);
+        assertEquals(countsOf(checkImage(image, { repair: "all" })), { corruptions: 0, leaks: 0 }, about);
+        assertQemuClean(image);
+      }
+    }),
+);
+
 qemuTest("A repair keeps what snapshots and bitmaps need", () =>
   withFolder((folder) => {
     const image = `${folder}/disk.qcow2`;
