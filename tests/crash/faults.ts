@@ -8,7 +8,7 @@ import type { Qcow2ErrorCode } from "../../mod.ts";
 import { KIB, MIB } from "../images.ts";
 import { Random } from "../random.ts";
 import type { Effort } from "./exploration.ts";
-import { type CallCounts, type FaultyCall, hostFault } from "./recorder.ts";
+import { type CallCounts, type FaultyCall, hostFault, type Recorder } from "./recorder.ts";
 import { type ImageOptions, preparedImage } from "./sequences.ts";
 import { Session, type SessionReport } from "./session.ts";
 
@@ -41,8 +41,8 @@ export type Fault =
     readonly forever: boolean;
     /** How. */
     readonly code: "io" | "no-space";
-    /** Whether a write gets to half of what it should write. */
-    readonly torn: boolean;
+    /** How much of what it should write a write that fails has written all the same. */
+    readonly written: Recorder["failedWrites"];
   }
   | {
     /** The host has no room behind this, in bytes. */
@@ -166,7 +166,7 @@ export function runFaulty(sequence: FaultySequence, fault?: Fault): FaultReport 
     session.paused = false;
     throw hostFault(code, call);
   };
-  recorder.tearFailedWrites = fault !== undefined && "torn" in fault && fault.torn;
+  if (fault !== undefined && "written" in fault) recorder.failedWrites = fault.written;
   const codes = new Set<Qcow2ErrorCode>();
   for (const step of sequence.steps) {
     const code = session.attempt(() => step(session));
@@ -220,8 +220,10 @@ function faultOf(
 function describeFault(fault: Fault | undefined): string {
   if (fault === undefined) return "on a host without fault";
   if ("room" in fault) return `on a host with room for ${fault.room} bytes`;
-  const { call, index, forever, code, torn } = fault;
-  return `${code} at ${call} ${index}${forever ? " and all after it" : ""}${torn ? ", half done" : ""}`;
+  const { call, index, forever, code, written } = fault;
+  return `${code} at ${call} ${index}${forever ? " and all after it" : ""}${
+    written === "nothing" ? "" : `, ${written} of it done`
+  }`;
 }
 
 /** Every fault of every call of a sequence. */
@@ -230,10 +232,12 @@ export function* allFaults({ calls, fileSize }: FaultReport, firstRoom: number, 
     for (let index = 0; index < calls[call]; index++) {
       for (const forever of [false, true]) {
         for (const code of call === "read" ? ["io"] as const : ["io", "no-space"] as const) {
-          yield { call, index, forever, code, torn: false };
+          yield { call, index, forever, code, written: "nothing" };
         }
       }
-      if (call === "write") yield { call, index, forever: true, code: "no-space", torn: true };
+      if (call !== "write") continue;
+      yield { call, index, forever: true, code: "no-space", written: "half" };
+      yield { call, index, forever: index % 2 === 0, code: "io", written: "all" };
     }
   }
   for (let room = firstRoom; room < fileSize; room += roomStep) yield { room };

@@ -58,8 +58,8 @@ export class Recorder implements BlockFile {
   onCommit: ((start: number, end: number) => void) | undefined;
   /** Called before each call, with how many of its kind there were before and where it ends; throws to make it fail. */
   onCall: ((call: FaultyCall, count: number, end: number) => void) | undefined;
-  /** Whether a write that fails gets to about half of the sectors that it should write. */
-  tearFailedWrites = false;
+  /** How much of what it should write a write that fails has written all the same: nothing, about half of its sectors, or all. */
+  failedWrites: "nothing" | "half" | "all" = "nothing";
   /** Whether the host can punch holes. */
   canPunch = true;
   /** Defects to play. */
@@ -93,8 +93,9 @@ export class Recorder implements BlockFile {
       this.#call("write", offset + data.length);
     } catch (error) {
       const middle = offset + data.length / 2;
-      const half = middle - middle % SECTOR_SIZE - offset;
-      if (this.tearFailedWrites && half > 0) this.#write(offset, data.subarray(0, half));
+      const half = Math.max(0, middle - middle % SECTOR_SIZE - offset);
+      const written = { nothing: 0, half, all: data.length }[this.failedWrites];
+      if (written > 0) this.#write(offset, data.subarray(0, written));
       throw error;
     }
     if (this.mutations.lose?.(offset, data) ?? false) return;
