@@ -59,6 +59,8 @@ export interface TableCacheStatistics {
 
 /** The fewest slices a cache holds: the users of a cache hold on to two at a time. */
 const MIN_SLICE_COUNT = 4;
+/** How far a cache may outgrow its size where the file cannot be written. */
+const MAX_EXTRA_SLICES = 4;
 /** How much is written at once at most when neighbouring slices are dirty, in bytes. */
 const MAX_WRITE_LENGTH = 256 * 1024;
 
@@ -226,10 +228,29 @@ export class TableCache {
     if (spare !== undefined) return spare;
     const oldest = this.#oldest;
     if (this.#slices.size < this.#capacity || oldest === undefined) return new TableSlice(this.sliceSize);
-    if (oldest.dirty) this.#writeBack(oldest);
+    const victim = this.#evictable(oldest);
+    if (victim === undefined) return new TableSlice(this.sliceSize);
     this.statistics.evictions++;
-    this.#forget(oldest);
-    return oldest;
+    this.#forget(victim);
+    return victim;
+  }
+
+  /**
+   * The slice to evict. Where the file cannot be written, a clean one goes in the place of a dirty one, or none for a while, so
+   * that reading goes on; writers hear of the failure when they flush.
+   */
+  #evictable(oldest: TableSlice): TableSlice | undefined {
+    if (!oldest.dirty) return oldest;
+    try {
+      this.#writeBack(oldest);
+      return oldest;
+    } catch (error) {
+      for (let slice = oldest.newer; slice !== undefined; slice = slice.newer) {
+        if (!slice.dirty) return slice;
+      }
+      if (this.#slices.size >= this.#capacity + MAX_EXTRA_SLICES) throw error;
+      return undefined;
+    }
   }
 
   #insert(slice: TableSlice, hostOffset: number): TableSlice {

@@ -7,7 +7,8 @@
 import { Buffer } from "node:buffer";
 import { type BlockFile, checkImage, type CheckResult, Qcow2Error, Qcow2File } from "../../mod.ts";
 import { qemuCheck } from "../images.ts";
-import { type ScratchFile } from "./flat_file.ts";
+import type { Random } from "../random.ts";
+import type { ScratchFile } from "./flat_file.ts";
 import type { Oracle } from "./oracle.ts";
 import { taggedBytes } from "./tags.ts";
 
@@ -19,7 +20,7 @@ export interface Problem {
   readonly message: string;
 }
 
-/** How often the costly questions are asked: once in so many states, never where 0. */
+/** How often the costly questions are asked: in one of so many states, never where 0. */
 export interface ExamineSamples {
   /** Repairing leaks. */
   readonly repair: number;
@@ -33,6 +34,8 @@ export interface ExamineSamples {
 export interface ExaminerOptions {
   /** What the guest may read. */
   readonly oracle: Oracle;
+  /** Where random choices come from. */
+  readonly random: Random;
   /** How often the costly questions are asked. */
   readonly samples: ExamineSamples;
   /** Further questions, such as after the content of snapshots. */
@@ -71,16 +74,17 @@ export class Examiner {
    * @returns The first thing that is wrong, or `undefined`.
    */
   examine(file: ScratchFile): Problem | undefined {
-    const count = this.counts.states++;
-    const { samples } = this.#options;
-    if (isDue(count, samples.qemu)) {
+    this.counts.states++;
+    const { samples, random } = this.#options;
+    const isDue = (every: number): boolean => every > 0 && random.oneIn(every);
+    if (isDue(samples.qemu)) {
       const problem = this.#askQemu(file);
       if (problem !== undefined) return problem;
     }
     const { problem, leaks } = this.#checkAndRead(file);
     if (problem !== undefined) return problem;
-    if (leaks > 0 && isDue(count, samples.repair)) return this.#repairLeaks(file);
-    if (isDue(count, samples.overwrite)) return this.#writeOverAll(file);
+    if (leaks > 0 && isDue(samples.repair)) return this.#repairLeaks(file);
+    if (isDue(samples.overwrite)) return this.#writeOverAll(file);
     return undefined;
   }
 
@@ -179,10 +183,6 @@ export function check(file: BlockFile): { problem: Problem | undefined; leaks: n
     leaks,
     result,
   };
-}
-
-function isDue(count: number, every: number): boolean {
-  return every > 0 && count % every === every - 1;
 }
 
 function explain(error: unknown): string {

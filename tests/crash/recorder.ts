@@ -18,7 +18,7 @@ export interface Change {
   readonly firstSector: number;
   /** Those sectors as they were afterwards: what was written to them before is in there, as it is in a host's memory. */
   readonly content: Uint8Array<ArrayBuffer>;
-  /** Where the bytes of a write end, or the new length after a truncate; the file grows to it. 0 for a punch. */
+  /** What a write makes the file reach to at least, or the new length after a truncate. 0 for a punch. */
   readonly end: number;
   /** Whether a sync has passed that should have covered it (see {@linkcode RecorderMutations.late}). */
   readonly carried: boolean;
@@ -56,10 +56,10 @@ export class Recorder implements BlockFile {
   onSync: (() => void) | undefined;
   /** Called for each stretch of the durable bytes that has changed. */
   onCommit: ((start: number, end: number) => void) | undefined;
-  /** Called before each call, with how many of its kind there were before; throws to make it fail. */
-  onCall: ((call: FaultyCall, count: number) => void) | undefined;
-  /** Whether a write that fails gets to half of what it should write. */
-  tearFailedWrites = false;
+  /** Called before each call, with how many of its kind there were before and where it ends; throws to make it fail. */
+  onCall: ((call: FaultyCall, count: number, end: number) => void) | undefined;
+  /** How much of what it should write a write that fails has written all the same: nothing, about half of its sectors, or all. */
+  failedWrites: "nothing" | "half" | "all" = "nothing";
   /** Whether the host can punch holes. */
   canPunch = true;
   /** Defects to play. */
@@ -82,7 +82,7 @@ export class Recorder implements BlockFile {
   }
 
   readAt(offset: number, into: Uint8Array): number {
-    this.#call("read");
+    this.#call("read", offset + into.length);
     const length = Math.max(0, Math.min(into.length, this.#live.size - offset));
     if (length > 0) into.set(this.#live.bytes.subarray(offset, offset + length));
     return length;
@@ -90,10 +90,12 @@ export class Recorder implements BlockFile {
 
   writeAt(offset: number, data: Uint8Array): void {
     try {
-      this.#call("write");
+      this.#call("write", offset + data.length);
     } catch (error) {
-      const half = Math.floor(data.length / 2);
-      if (this.tearFailedWrites && half > 0) this.#write(offset, data.subarray(0, half));
+      const middle = offset + data.length / 2;
+      const half = Math.max(0, middle - middle % SECTOR_SIZE - offset);
+      const written = { nothing: 0, half, all: data.length }[this.failedWrites];
+      if (written > 0) this.#write(offset, data.subarray(0, written));
       throw error;
     }
     if (this.mutations.lose?.(offset, data) ?? false) return;
@@ -101,7 +103,7 @@ export class Recorder implements BlockFile {
   }
 
   truncate(size: number): void {
-    this.#call("truncate");
+    this.#call("truncate", size);
     const before = this.#live.size;
     this.#live.truncate(size);
     // The sectors that were cut off are zero from now on; a longer file changes none.
@@ -109,7 +111,7 @@ export class Recorder implements BlockFile {
   }
 
   sync(): void {
-    this.#call("sync");
+    this.#call("sync", 0);
     if (this.mutations.mergeSyncs !== true) this.syncForGood();
   }
 
@@ -125,7 +127,7 @@ export class Recorder implements BlockFile {
   }
 
   punchHole(offset: number, length: number): boolean {
-    this.#call("punch");
+    this.#call("punch", offset + length);
     if (!this.canPunch) return false;
     const end = Math.min(offset + length, this.#live.size);
     if (end <= offset) return true;
@@ -151,14 +153,16 @@ export class Recorder implements BlockFile {
 
   [Symbol.dispose](): void {}
 
-  #call(call: FaultyCall): void {
+  #call(call: FaultyCall, end: number): void {
     const count = this.counts[call]++;
-    this.onCall?.(call, count);
+    this.onCall?.(call, count, end);
   }
 
   #write(offset: number, data: Uint8Array): void {
     this.#live.write(offset, data);
-    this.#record("write", offset, offset + data.length, offset + data.length);
+    // A sector that reaches the disk does so whole, as far as the file went in the host's memory by then.
+    const end = Math.ceil((offset + data.length) / SECTOR_SIZE) * SECTOR_SIZE;
+    this.#record("write", offset, offset + data.length, Math.min(end, this.#live.size));
   }
 
   #record(kind: ChangeKind, start: number, end: number, sizeEnd: number): void {

@@ -25,7 +25,8 @@ export function taggedBytes(write: number, offset: number, length: number): Uint
   const first = Math.floor(offset / SECTOR_SIZE);
   const last = Math.ceil((offset + length) / SECTOR_SIZE);
   const words = new Uint32Array((last - first) * SECTOR_SIZE / 4);
-  for (let sector = first, word = 0; sector < last; sector++) {
+  let word = 0;
+  for (let sector = first; sector < last; sector++) {
     const mixed = (MAGIC ^ Math.imul(write, 0x9e3779b1) ^ sector) >>> 0;
     for (const end = word + SECTOR_SIZE / 4; word < end; word += WORDS_PER_PIECE) {
       words[word] = MAGIC;

@@ -26,9 +26,10 @@ function entryOf({ name = "backup", flags = 2, extraLength = 0, tableEntryCount 
 Deno.test("decodeBitmapDirectory() reads every entry", () => {
   const bytes = new Uint8Array([
     ...entryOf({ name: "a", flags: 1, tableEntryCount: 7 }),
-    ...entryOf({ name: "with extra data", flags: 6, extraLength: 11 }),
+    ...entryOf({ name: "with extra data", flags: 2, extraLength: 11 }),
+    ...entryOf({ name: "off", flags: 4 }),
   ]);
-  assertEquals(decodeBitmapDirectory(bytes, 2, 0), [
+  assertEquals(decodeBitmapDirectory(bytes, 3, 0), [
     {
       tableOffset: 0x1_0007_0000,
       tableEntryCount: 7,
@@ -44,6 +45,14 @@ Deno.test("decodeBitmapDirectory() reads every entry", () => {
       auto: true,
       granularityBits: 16,
       name: "with extra data",
+    },
+    {
+      tableOffset: 0x1_0007_0000,
+      tableEntryCount: 1,
+      inUse: false,
+      auto: false,
+      granularityBits: 16,
+      name: "off",
     },
   ]);
 });

@@ -243,6 +243,19 @@ function useAtRandom(disk: Qcow2File, file: JournalFile, random: Random): { chan
   return { changes, flushes };
 }
 
+/** When to crash: at any event, or right before a sync, when the most is at stake. */
+function crashTime(events: readonly Event[], random: Random): number {
+  if (random.oneIn(2)) return random.below(events.length + 1);
+  return random.pick(events.flatMap((event, index) => event === "sync" ? [index] : []));
+}
+
+/** What the check has to say against an image, leaks left out. */
+function corruptionsOf(file: MemoryBlockFile): string[] {
+  const messages: string[] = [];
+  checkImage(copyOf(file), { onFinding: ({ kind, message }) => kind === "corruption" && messages.push(message) });
+  return messages;
+}
+
 for (const [name, layout, cacheSize] of CRASH_CASES) {
   Deno.test(`A crash at any time leaves leaks at worst, and everything that was flushed, with ${name}`, () => {
     const random = new Random(`crash ${name}`);
@@ -252,9 +265,9 @@ for (const [name, layout, cacheSize] of CRASH_CASES) {
     const { changes, flushes } = useAtRandom(disk, file, random);
     const { events } = file;
     for (let round = 0; round < 60; round++) {
-      const at = random.below(events.length + 1);
+      const at = crashTime(events, random);
       const left = crash(start, events, at, random);
-      assertEquals(checkImage(copyOf(left)).corruptions, 0, `Crash after ${at} of ${events.length} events`);
+      assertEquals(corruptionsOf(left), [], `Crash after ${at} of ${events.length} events`);
       const flush = flushes.findLast((candidate) => candidate.events <= at);
       assert(flush !== undefined);
       using survivor = Qcow2File.open(left, { write: true });
@@ -306,4 +319,40 @@ Deno.test("Refcounts are on the disk before what uses the clusters, and entries 
   const discard = places(file.calls);
   const unlink = discard.indexOf("L2 table");
   assert(discard.slice(unlink, discard.indexOf("refcount block")).includes("sync"), discard.join(", "));
+});
+
+Deno.test("A refcount block is on the disk before the refcount table points to it, and a grown table before the header does", () => {
+  // A block describes 64 clusters, a table of one cluster has 64 entries.
+  const { inner, file } = recorded({ size: 16 * MIB, clusterSize: 512, refcountBits: 64 });
+  using disk = Qcow2File.open(file, { write: true });
+  /** What has to be durable before a table entry, or the header, is written that points there. */
+  const unsynced = new Set<number>();
+  let pointers = 0;
+  let moves = 0;
+  file.onCall = ({ call, offset, length }) => {
+    if (call === "sync") unsynced.clear();
+    if (call !== "write") return;
+    const { refcountTableOffset: table, refcountTableClusterCount: clusters } = disk.header;
+    const isHeader = offset < 512;
+    const isTable = offset >= table && offset < table + clusters * 512;
+    if (isHeader) {
+      moves++;
+      assert(!unsynced.has(pendingTable), "The grown table is durable before the header points to it");
+    } else if (isTable) {
+      pointers++;
+      assertEquals([...unsynced].filter((written) => isBlock(written)), [], "Blocks are durable before the table");
+    } else {
+      for (let at = offset - offset % 512; at < offset + length; at += 512) unsynced.add(at);
+    }
+  };
+  /** Blocks stand first in what they describe; so does the block in front of a grown table. */
+  const isBlock = (offset: number): boolean => offset % (64 * 512) === 0;
+  const pendingTable = 64 * 64 * 512 + 512;
+  for (let offset = 0; offset < 4 * MIB; offset += 16 * KIB) {
+    disk.writeAt(offset, filled(16 * KIB, 1));
+    disk.flush();
+  }
+  assert(pointers > 10 && moves > 0, `${pointers} pointers, ${moves} moves`);
+  disk.close();
+  assertEquals(corruptionsOf(inner), []);
 });

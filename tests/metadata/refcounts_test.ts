@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { checkImage, type LayoutOptions, Qcow2File } from "../../mod.ts";
 import { ImageMetadata } from "../../lib/metadata/image_metadata.ts";
-import { MemoryBlockFile } from "../../lib/storage/mod.ts";
+import type { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { assertCode, copyOf, emptyImage, filled, GIB, KIB, MIB, readBytes, RecordingFile } from "../images.ts";
 import { Random } from "../random.ts";
 
