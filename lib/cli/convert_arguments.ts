@@ -53,6 +53,8 @@ export interface ConvertRequest {
   readonly targetFormat: string;
   /** What stood behind all `-o`. */
   readonly options: string | undefined;
+  /** The snapshot to read, where one was given. */
+  readonly snapshot: string | undefined;
   /** How many zero bytes in a row become a hole, where it was given. */
   readonly sparseSize: number | undefined;
   /** Whether progress is to be shown. */
@@ -108,6 +110,7 @@ export function parseConvertArguments(args: readonly string[]): ParsedConvert {
     sourceFormat: parsed.last("format"),
     targetFormat,
     options,
+    snapshot: parsed.last("snapshot"),
     sparseSize,
     progress: parsed.has("progress"),
     quiet: parsed.has("quiet"),
@@ -162,7 +165,6 @@ function refuseUnsupported(parsed: Arguments, targetFormat: string): void {
     ["target-image-opts", "Describing the target by options (--target-image-opts)"],
     ["backing-file", "Converting onto a backing file (-B)"],
     ["backing-format", "Converting onto a backing file (-F)"],
-    ["snapshot", "Converting a snapshot (-l)"],
     ["rate-limit", "A rate limit (-r)"],
     ["salvage", "Salvaging (--salvage)"],
     ["bitmaps", "Copying bitmaps (--bitmaps)"],
