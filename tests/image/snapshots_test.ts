@@ -1,6 +1,5 @@
 import { assertEquals } from "@std/assert";
 import { type BlockFile, checkImage, type LayoutOptions, Qcow2File, type Snapshot } from "../../mod.ts";
-import type { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { assertCode, copyOf, emptyImage, filled, getUint32, KIB, MIB, readBytes, setUint32 } from "../images.ts";
 import { Random } from "../random.ts";
 
@@ -18,7 +17,7 @@ function assertSound(file: BlockFile): void {
 }
 
 /** Changes a disk in some places, by every means. */
-export function changeSome(disk: Qcow2File, model: Uint8Array, random: Random, steps: number): void {
+function changeSome(disk: Qcow2File, model: Uint8Array, random: Random, steps: number): void {
   const cluster = disk.allocationSize;
   for (let step = 0; step < steps; step++) {
     const offset = random.below(disk.size);
