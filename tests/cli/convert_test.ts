@@ -172,7 +172,6 @@ Deno.test("convert says which capability is missing, in one line, and touches no
       ["-c"],
       ["-B", "base"],
       ["-B", "base", "-F", "raw"],
-      ["-l", "one"],
       ["-r", "1M"],
       ["--salvage"],
       ["--bitmaps"],

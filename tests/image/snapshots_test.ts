@@ -178,28 +178,29 @@ Deno.test("Entries keep what is not known of them, byte for byte, when others co
   assertSound(copyOf(file));
 });
 
-Deno.test("Tables that fill several clusters stand in one place, however little a refcount block describes", () => {
-  // An L1 table of 100 clusters; a refcount block describes 64.
-  const file = emptyImage({ size: 200 * MIB, clusterSize: 512, refcountBits: 64 });
-  const disk = Qcow2File.open(file, { write: true });
-  const written: number[] = [];
-  for (let turn = 0; turn < 12; turn++) {
-    disk.writeAt(turn * 16 * MIB, filled(600, turn + 1));
-    written.push(turn);
-    disk.createSnapshot(`a name that makes the table of snapshots longer than a cluster ${turn}`);
+for (const { size, snapshots } of [{ size: 200 * MIB, snapshots: 10 }, { size: 1024 * MIB, snapshots: 12 }]) {
+  Deno.test(`Tables of ${size / 32 / KIB / 64} clusters stand in one place, where a refcount block describes 64`, () => {
+    const file = emptyImage({ size, clusterSize: 512, refcountBits: 64 });
+    const disk = Qcow2File.open(file, { write: true });
+    const step = Math.floor(size / snapshots);
+    const turns = Array.from({ length: snapshots }, (_, turn) => turn);
+    for (const turn of turns) {
+      disk.writeAt(turn * step, filled(600, turn + 1));
+      disk.createSnapshot(`a name that makes the table of snapshots longer than a cluster ${turn}`);
+    }
     disk.flush();
     assertSound(copyOf(file));
-  }
-  for (const turn of written) {
-    const snapshot = disk.openSnapshot(String(turn + 1));
-    for (const other of written) {
-      assertEquals(readBytes(snapshot, other * 16 * MIB, 600), filled(600, other <= turn ? other + 1 : 0));
+    for (const turn of turns) {
+      const snapshot = disk.openSnapshot(String(turn + 1));
+      for (const other of turns) {
+        assertEquals(readBytes(snapshot, other * step, 600), filled(600, other <= turn ? other + 1 : 0));
+      }
     }
-  }
-  for (const turn of written) disk.deleteSnapshot(String(turn + 1));
-  disk.flush();
-  assertSound(copyOf(file));
-});
+    for (const turn of turns) disk.deleteSnapshot(String(turn + 1));
+    disk.flush();
+    assertSound(copyOf(file));
+  });
+}
 
 Deno.test("A state beyond the end of the disk, and a snapshot of another size, survive", () => {
   const file = emptyImage({ size: 64 * KIB, clusterSize: 512 });
