@@ -32,7 +32,7 @@ export type { Snapshot } from "./lib/format/snapshot_table.ts";
 export type { BackingPolicy, BackingReference } from "./lib/image/backing.ts";
 export { detectImageType, type ImageType } from "./lib/image/detect.ts";
 export type { FileSource } from "./lib/image/host_file.ts";
-export type { CreateOptions, Durability, ImageOptions, OpenOptions } from "./lib/image/options.ts";
+export type { CreateOptions, Durability, ImageOptions, OpenOptions, SnapshotOptions } from "./lib/image/options.ts";
 export { Qcow2File, type TableEntry } from "./lib/image/qcow2_file.ts";
 export { type RawCreateOptions, RawFile, type RawOpenOptions } from "./lib/image/raw_file.ts";
 export * from "./lib/operations/mod.ts";

@@ -6,6 +6,7 @@
 
 import type { Disk } from "../disk.ts";
 import type { ImageType } from "../image/detect.ts";
+import type { Qcow2File } from "../image/qcow2_file.ts";
 import { convert as convertDisk } from "../operations/convert.ts";
 import { ConcatenatedDisk } from "./concatenated_disk.ts";
 import type { Context } from "./console.ts";
@@ -19,6 +20,7 @@ import { Interruption } from "./interruption.ts";
 import { createImage, openNewBacking, refuseUnsupportedOptions } from "./new_image.ts";
 import { ObservedDisk } from "./observed_disk.ts";
 import { type ProgressDisplay, showProgress, wantsProgress } from "./progress.ts";
+import { openSnapshot, openSnapshotImage } from "./snapshot_source.ts";
 
 /**
  * Runs the command.
@@ -38,7 +40,8 @@ export async function convert(context: Context, args: readonly string[]): Promis
     context.console.out(describeImageOptions(targetFormat(request.format), request.forFile));
     return 0;
   }
-  using source = openSources(request);
+  using image = openSnapshotted(request);
+  using source = image === undefined ? openSources(request) : openSnapshot(image, request.snapshot ?? "");
   const format = targetFormat(request.targetFormat);
   using interruption = new Interruption();
   try {
@@ -49,6 +52,14 @@ export async function convert(context: Context, args: readonly string[]): Promis
     return interruption.exitCode;
   }
   return 0;
+}
+
+/** The image of which a snapshot is converted, where it is a snapshot. */
+function openSnapshotted(request: ConvertRequest): Qcow2File | undefined {
+  const [name, ...others] = request.sources;
+  if (request.snapshot === undefined || name === undefined) return undefined;
+  if (others.length > 0) throw new CliError("No support for concatenating multiple snapshot");
+  return openSnapshotImage(name, { format: request.sourceFormat, lock: !request.forceShare });
 }
 
 function openSources(request: ConvertRequest): Disk {

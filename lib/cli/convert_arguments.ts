@@ -53,6 +53,8 @@ export interface ConvertRequest {
   readonly targetFormat: string;
   /** What stood behind all `-o`. */
   readonly options: string | undefined;
+  /** The snapshot to read, where one was given. */
+  readonly snapshot: string | undefined;
   /** How many zero bytes in a row become a hole, where it was given. */
   readonly sparseSize: number | undefined;
   /** Whether progress is to be shown. */
@@ -112,6 +114,7 @@ export function parseConvertArguments(args: readonly string[]): ParsedConvert {
     sourceFormat: parsed.last("format"),
     targetFormat,
     options,
+    snapshot: parsed.last("snapshot"),
     sparseSize,
     progress: parsed.has("progress"),
     quiet: parsed.has("quiet"),
@@ -166,7 +169,6 @@ function refuseUnsupported(parsed: Arguments): void {
   refuseImageDescriptions(parsed);
   const missing: readonly (readonly [string, string])[] = [
     ["target-image-opts", "Describing the target by options (--target-image-opts)"],
-    ["snapshot", "Converting a snapshot (-l)"],
     ["rate-limit", "A rate limit (-r)"],
     ["salvage", "Salvaging (--salvage)"],
     ["bitmaps", "Copying bitmaps (--bitmaps)"],

@@ -5,7 +5,7 @@
  */
 
 /** The commands. */
-export const COMMAND_NAMES = ["check", "convert", "create", "help", "info", "map"] as const;
+export const COMMAND_NAMES = ["check", "convert", "create", "help", "info", "map", "snapshot"] as const;
 /** Name of a command. */
 export type CommandName = (typeof COMMAND_NAMES)[number];
 
@@ -66,6 +66,7 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-f FORMAT", "format of the sources, raw or qcow2; without it, their first bytes tell"],
       ["-O FORMAT", "format of the target, raw (the default) or qcow2"],
       ["-o NAME=VALUE,…", "options of the target; -o help lists them. May be repeated"],
+      ["-l SNAPSHOT", "read a snapshot: its identifier or name, or snapshot.id=ID,snapshot.name=NAME"],
       ["-S SIZE", "how many zero bytes in a row become a hole (4k); 0 for no holes"],
       ["-n", "write into a target that exists, in place"],
       ["--target-is-zero", "with -n: the target reads as zeroes already"],
@@ -92,6 +93,21 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
     ],
     examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
+  },
+  snapshot: {
+    summary: "list, make, apply and delete internal snapshots",
+    usage: "snapshot [-l | -a SNAPSHOT | -c NAME | -d NAME] [-q] [-U] FILE",
+    description: "Snapshots keep what the disk held inside of the image. Applying one gives the disk that content\n" +
+      "back, and the size that it had; what it holds now is lost.",
+    options: [
+      ["-l", "list the snapshots"],
+      ["-a SNAPSHOT", "apply: identifier or name"],
+      ["-c NAME", "make one of the disk as it is"],
+      ["-d NAME", "delete"],
+      QUIET,
+      ["-U, --force-share", "with -l: take no lock, for an image that somebody writes to"],
+    ],
+    examples: ["snapshot -c before disk.qcow2", "snapshot -l disk.qcow2", "snapshot -a before disk.qcow2"],
   },
   help: {
     summary: "explain a command",

@@ -7,7 +7,7 @@
 import { hex, Qcow2Error } from "../errors.ts";
 import { alignUp } from "./geometry.ts";
 import { MAX_L1_TABLE_LENGTH, MAX_SNAPSHOT_EXTRA_LENGTH } from "./limits.ts";
-import { readUint64, viewOf } from "./uint64.ts";
+import { readUint64, viewOf, writeUint64 } from "./uint64.ts";
 
 /** An internal snapshot, as its entry in the snapshot table tells. */
 export interface Snapshot {
@@ -36,6 +36,9 @@ export interface Snapshot {
 }
 
 const ENTRY_HEAD_LENGTH = 40;
+/** The longest identifier or name in bytes. */
+const MAX_TEXT_LENGTH = 65535;
+const MAX_UINT32 = 0xffffffff;
 
 /** One entry of the table and how long it is there. */
 export interface DecodedSnapshot {
@@ -98,6 +101,77 @@ export function decodeSnapshot(bytes: Uint8Array, entryOffset: number): DecodedS
     extraData: bytes.slice(ENTRY_HEAD_LENGTH, idStart),
   };
   return { snapshot, length: alignUp(end, 8) };
+}
+
+/**
+ * Encodes one entry.
+ *
+ * @param snapshot The snapshot. State size, disk size and instruction count stand in its extra data, and nowhere else.
+ * @returns The entry's bytes, padding included.
+ * @throws {Qcow2Error} With code `invalid-argument` where identifier or name is longer than the format can say.
+ *
+ * @example Usage
+ * ```ts
+ * import { decodeSnapshot, encodeSnapshot, encodeSnapshotExtra } from "@disk/qcow2/format";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const snapshot = {
+ *   l1TableOffset: 0x40000,
+ *   l1EntryCount: 1,
+ *   id: "1",
+ *   name: "first",
+ *   seconds: 1_700_000_000,
+ *   nanoseconds: 0,
+ *   vmClockNanoseconds: 0n,
+ *   vmStateSize: 0,
+ *   diskSize: 1 << 20,
+ *   instructionCount: 0n,
+ *   extraData: encodeSnapshotExtra(1 << 20),
+ * };
+ * assertEquals(decodeSnapshot(encodeSnapshot(snapshot), 0).snapshot, snapshot);
+ * ```
+ */
+export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
+  const { extraData } = snapshot;
+  const id = encodeText("identifier", snapshot.id);
+  const name = encodeText("name", snapshot.name);
+  const idStart = ENTRY_HEAD_LENGTH + extraData.length;
+  const bytes = new Uint8Array(alignUp(idStart + id.length + name.length, 8));
+  const view = viewOf(bytes);
+  writeUint64(view, 0, snapshot.l1TableOffset);
+  view.setUint32(8, snapshot.l1EntryCount);
+  view.setUint16(12, id.length);
+  view.setUint16(14, name.length);
+  view.setUint32(16, snapshot.seconds);
+  view.setUint32(20, snapshot.nanoseconds);
+  view.setBigUint64(24, snapshot.vmClockNanoseconds);
+  view.setUint32(32, Math.min(snapshot.vmStateSize, MAX_UINT32));
+  view.setUint32(36, extraData.length);
+  bytes.set(extraData, ENTRY_HEAD_LENGTH);
+  bytes.set(id, idStart);
+  bytes.set(name, idStart + id.length);
+  return bytes;
+}
+
+/**
+ * The extra data of a snapshot without a virtual machine's state.
+ *
+ * @param diskSize The virtual size in bytes.
+ * @returns State size 0, the disk size and instruction count 0: 24 bytes.
+ */
+export function encodeSnapshotExtra(diskSize: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(24);
+  writeUint64(viewOf(bytes), 8, diskSize);
+  return bytes;
+}
+
+function encodeText(what: string, text: string): Uint8Array<ArrayBuffer> {
+  const bytes = new TextEncoder().encode(text);
+  if (bytes.length <= MAX_TEXT_LENGTH) return bytes;
+  throw new Qcow2Error("invalid-argument", `Snapshot ${what} is ${bytes.length} bytes long, expected at most 65535`, {
+    found: bytes.length,
+    expected: `at most ${MAX_TEXT_LENGTH}`,
+  });
 }
 
 /**

@@ -8,7 +8,7 @@ import type { Disk, Extent, ExtentKind } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
-import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
+import { ClusterKind, MappedRun, type Mapping } from "../metadata/mapping.ts";
 import { CompressedClusters } from "./compressed_clusters.ts";
 import type { ClusterRun } from "../metadata/refcounts.ts";
 
@@ -35,6 +35,7 @@ export class GuestIo {
   readonly #metadata: ImageMetadata;
   readonly #backing: Disk | undefined;
   readonly #compressed: CompressedClusters;
+  readonly #mapping: Mapping;
   readonly #run = new MappedRun();
   /** One cluster, for the head and tail around a partial write. */
   #clusterBuffer: Uint8Array<ArrayBuffer> | undefined;
@@ -42,9 +43,11 @@ export class GuestIo {
   /**
    * @param metadata The image's metadata.
    * @param backing What unallocated clusters read as; zeroes without it.
+   * @param mapping The map of the disk: of a snapshot, to read that; the active one without it.
    */
-  constructor(metadata: ImageMetadata, backing?: Disk) {
+  constructor(metadata: ImageMetadata, backing?: Disk, mapping: Mapping = metadata.mapping) {
     this.#metadata = metadata;
+    this.#mapping = mapping;
     this.#backing = backing;
     this.#compressed = new CompressedClusters(metadata);
   }
@@ -57,9 +60,8 @@ export class GuestIo {
    */
   read(offset: number, into: Uint8Array): void {
     const run = this.#run;
-    const { mapping } = this.#metadata;
     for (let done = 0; done < into.length;) {
-      mapping.find(offset + done, into.length - done, run);
+      this.#mapping.find(offset + done, into.length - done, run);
       const part = run.length === into.length ? into : into.subarray(done, done + run.length);
       if (run.kind === ClusterKind.data) {
         this.#readHost(run.hostOffset, part);
@@ -173,7 +175,7 @@ export class GuestIo {
     const end = offset + length;
     const backingSize = this.#backing?.size ?? 0;
     for (let position = offset; position < end; position += run.length) {
-      this.#metadata.mapping.find(position, end - position, run);
+      this.#mapping.find(position, end - position, run);
       const inBacking = Math.min(position + run.length, backingSize) - position;
       if (run.kind !== ClusterKind.unallocated || this.#backing === undefined || inBacking <= 0) {
         yield extentOf(position, run.length, run);

@@ -47,6 +47,16 @@ export interface OpenOptions extends ImageOptions {
   readonly write?: boolean;
 }
 
+/** How {@linkcode Qcow2File.createSnapshot} makes a snapshot. */
+export interface SnapshotOptions {
+  /**
+   * When the snapshot was taken.
+   *
+   * @default {new Date()}
+   */
+  readonly date?: Date;
+}
+
 /** How {@linkcode Qcow2File.create} makes an image. */
 export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size"> {
   /** Virtual size in bytes, rounded up to a multiple of 512. The backing file's where there is one and nothing is said. */

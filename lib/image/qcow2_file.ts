@@ -17,14 +17,16 @@ import { viewOf } from "../format/uint64.ts";
 import { checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
 import { ImageMetadata, readHeader } from "../metadata/image_metadata.ts";
 import { readBitmaps } from "../metadata/bitmaps.ts";
-import { readSnapshotTable } from "../metadata/snapshots.ts";
+import { applySnapshot, createSnapshot, deleteSnapshot } from "../metadata/snapshot_changes.ts";
+import { findSnapshot, readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { allowedBacking, backingReference, realPath } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
 import { GuestIo } from "./guest_io.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
-import type { CreateOptions, OpenOptions } from "./options.ts";
+import type { CreateOptions, OpenOptions, SnapshotOptions } from "./options.ts";
 import { RawFile } from "./raw_file.ts";
+import { SnapshotDisk } from "./snapshot_disk.ts";
 
 /** What an L2 entry or L1 entry points to, for inspection. */
 export interface TableEntry {
@@ -69,6 +71,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   readonly #io: GuestIo;
   readonly #backing: Disk | undefined;
   readonly #write: boolean;
+  readonly #openSnapshots = new Set<SnapshotDisk>();
   #cursor = 0;
   #closed = false;
 
@@ -671,6 +674,140 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   get snapshots(): readonly Snapshot[] {
     this.#assertOpen();
     return readSnapshotTable(this.#file, this.#metadata.header).snapshots;
+  }
+
+  /**
+   * Takes an internal snapshot of the disk as it is. Writes after it go to clusters of their own.
+   *
+   * @param name The name; several snapshots may have the same.
+   * @param options When it was taken.
+   * @returns The snapshot. Its identifier is the first number above those of all others.
+   * @throws {Qcow2Error} With code `refcount-overflow` where a cluster has as many references as its refcount can say,
+   * `unsupported` with an external data file, `limit-exceeded` where there are too many, `invalid-argument` where name or date
+   * cannot be written down; otherwise as {@linkcode Qcow2File.writeAt} does. The image is as before then.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array([1]));
+   * disk.createSnapshot("before");
+   * disk.writeAt(0, new Uint8Array([2]));
+   * disk.applySnapshot("before");
+   * const bytes = new Uint8Array(1);
+   * disk.readAt(0, bytes);
+   * assertEquals(bytes[0], 1);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  createSnapshot(name: string, options: SnapshotOptions = {}): Snapshot {
+    this.#assertWritable();
+    return createSnapshot(this.#metadata, name, options.date ?? new Date());
+  }
+
+  /**
+   * Makes the disk what it was when a snapshot was taken, its size included. What it is now is lost, unless a snapshot holds it
+   * too; the snapshot stays.
+   *
+   * @param idOrName Identifier of the snapshot, or else its name.
+   * @throws {Qcow2Error} With code `invalid-argument` where there is no such snapshot; otherwise as
+   * {@linkcode Qcow2File.createSnapshot} does. The image is as before then.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.createSnapshot("empty");
+   * disk.writeAt(0, new Uint8Array(100).fill(7));
+   * disk.applySnapshot("empty");
+   * assertEquals(disk.seekData(0), null);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  applySnapshot(idOrName: string): void {
+    this.#assertWritable();
+    applySnapshot(this.#metadata, idOrName);
+  }
+
+  /**
+   * Deletes a snapshot. The disk and other snapshots keep their content; disks that {@linkcode Qcow2File.openSnapshot} gave
+   * of this one are closed.
+   *
+   * @param idOrName Identifier of the snapshot, or else its name.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.applySnapshot} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * const { id } = disk.createSnapshot("first");
+   * disk.deleteSnapshot(id);
+   * assertEquals(disk.snapshots, []);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  deleteSnapshot(idOrName: string): void {
+    this.#assertWritable();
+    const { snapshots } = this;
+    const gone = snapshots[findSnapshot(snapshots, idOrName)];
+    deleteSnapshot(this.#metadata, idOrName);
+    for (const disk of this.#openSnapshots) {
+      if (disk.snapshot.id !== gone?.id || disk.snapshot.l1TableOffset !== gone.l1TableOffset) continue;
+      disk.close();
+      this.#openSnapshots.delete(disk);
+    }
+  }
+
+  /**
+   * A snapshot as a disk that can only be read, beside the disk itself.
+   *
+   * @param idOrName Identifier of the snapshot, or else its name.
+   * @returns The disk, of the size that it had. It can be read until the image is closed or the snapshot deleted.
+   * @throws {Qcow2Error} With code `invalid-argument` where there is no such snapshot, `corrupt` or `limit-exceeded` where it
+   * is damaged, `unsupported` with an external data file.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array([1]));
+   * disk.createSnapshot("first");
+   * disk.writeAt(0, new Uint8Array([2]));
+   * const bytes = new Uint8Array(1);
+   * disk.openSnapshot("first").readAt(0, bytes);
+   * assertEquals(bytes[0], 1);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  openSnapshot(idOrName: string): Disk {
+    this.#assertOpen();
+    const { snapshots } = this;
+    const snapshot = snapshots[findSnapshot(snapshots, idOrName)];
+    if (snapshot === undefined || hasDataFile(this.#metadata.header)) {
+      throw new Qcow2Error("unsupported", "Snapshots and an external data file do not go together");
+    }
+    const disk = new SnapshotDisk(this.#metadata, snapshot, {
+      backing: this.#backing,
+      assertOpen: () => this.#assertOpen(),
+    });
+    this.#openSnapshots.add(disk);
+    return disk;
   }
 
   #prepareForWriting(): void {

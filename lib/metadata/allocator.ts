@@ -67,6 +67,24 @@ export class ClusterAllocator {
   }
 
   /**
+   * Allocates clusters in one place, for a table that is longer than a cluster.
+   *
+   * @param count How many, at least 1.
+   * @returns The run, all of it, with refcount 1.
+   * @throws {Qcow2Error} As {@linkcode ClusterAllocator.allocateRun} does.
+   */
+  allocateContiguous(count: number): ClusterRun {
+    if (count === 1) return this.allocateRun(1);
+    const { clusterSize } = this.#geometry;
+    const found = this.#refcounts.findFreeArea(this.#firstCandidate, count);
+    if (found === undefined) return { offset: this.#refcounts.appendArea(count), count };
+    this.#assertUnused(found * clusterSize, count * clusterSize);
+    this.#refcounts.setRunToOne(found, count);
+    if (found === this.#firstCandidate) this.#firstCandidate = found + count;
+    return { offset: found * clusterSize, count };
+  }
+
+  /**
    * Allocates one cluster for a table.
    *
    * @returns Its host offset in bytes.

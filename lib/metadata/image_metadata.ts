@@ -78,8 +78,6 @@ export class ImageMetadata {
   readonly file: OrderedFile;
   /** Sizes and index splits. */
   readonly geometry: Geometry;
-  /** The virtual size in bytes: what the header says, in whole sectors. */
-  readonly diskSize: number;
   /** Slices of L2 tables. */
   readonly l2Cache: TableCache;
   /** Slices of refcount blocks. */
@@ -101,7 +99,6 @@ export class ImageMetadata {
     this.#header = header;
     this.#write = options.write;
     this.geometry = geometryOfHeader(header);
-    this.diskSize = header.size - header.size % SECTOR_SIZE;
     const { clusterSize, l2EntrySize } = this.geometry;
 
     const sliceSize = Math.min(MAX_SLICE_SIZE, clusterSize);
@@ -174,9 +171,28 @@ export class ImageMetadata {
     return new ImageMetadata(new OrderedFile(file, options.durability), header, options);
   }
 
+  /**
+   * A map through another L1 table, to read what a snapshot holds.
+   *
+   * @param l1 The L1 table.
+   * @returns The map, which shares the cached L2 tables.
+   */
+  mappingOf(l1: PointerTable): Mapping {
+    return new Mapping(this.file, this.geometry, l1, this.l2Cache, this.allocator, {
+      version: this.#header.version,
+      onNewTable: () => {},
+      onCorruption: (message, offset) => this.corruption(message, offset),
+    });
+  }
+
   /** The header as it stands in the file. */
   get header(): Header {
     return this.#header;
+  }
+
+  /** The virtual size in bytes: what the header says, in whole sectors. */
+  get diskSize(): number {
+    return this.#header.size - this.#header.size % SECTOR_SIZE;
   }
 
   /** Whether the image carries the corrupt bit. */
@@ -218,6 +234,33 @@ export class ImageMetadata {
   updateHeader(changes: Partial<Header>): void {
     this.#writeHeader(changes);
     this.file.sync();
+  }
+
+  /**
+   * Goes over to other structures, all at once: one sector of the file points to them. They are durable already, and nothing is
+   * dirty in memory.
+   *
+   * @param changes The fields of the header that point to them.
+   * @param structures The tables that are new, as they stand in the file.
+   * @throws {Qcow2Error} With code `io` or `failed` where the host fails; the image is as before then.
+   */
+  switchTo(changes: Partial<Header>, structures: { l1?: PointerTable; refcountTable?: PointerTable }): void {
+    const before = this.#header;
+    try {
+      this.updateHeader(changes);
+    } catch (error) {
+      this.#header = before;
+      try {
+        // Whether the write has reached the file is not known: it must not point to what may be given away again.
+        if (this.file.failure === undefined) this.updateHeader({});
+      } catch (second) {
+        this.file.fail(second);
+      }
+      throw error;
+    }
+    if (structures.l1 !== undefined) this.mapping.adopt(structures.l1);
+    if (structures.refcountTable !== undefined) this.refcounts.adopt(structures.refcountTable);
+    this.reset();
   }
 
   /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */

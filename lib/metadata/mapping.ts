@@ -82,8 +82,6 @@ export interface MappingOptions {
  * Changes are made in memory; `FlushOrder` decides when they reach the file.
  */
 export class Mapping {
-  /** The active L1 table. */
-  readonly l1: PointerTable;
   /** L2 tables that no L1 entry in the file points to yet: they may be written at any time, nobody sees them. */
   readonly unlinkedTables: Set<number> = new Set<number>();
   readonly #file: OrderedFile;
@@ -93,6 +91,7 @@ export class Mapping {
   readonly #options: MappingOptions;
   readonly #entriesPerSlice: number;
   readonly #sliceSpan: number;
+  #l1: PointerTable;
 
   /**
    * @param file The host file.
@@ -112,12 +111,27 @@ export class Mapping {
   ) {
     this.#file = file;
     this.#geometry = geometry;
-    this.l1 = l1;
+    this.#l1 = l1;
     this.#cache = cache;
     this.#allocator = allocator;
     this.#options = options;
     this.#entriesPerSlice = cache.sliceSize / geometry.l2EntrySize;
     this.#sliceSpan = this.#entriesPerSlice * geometry.clusterSize;
+  }
+
+  /** The active L1 table. */
+  get l1(): PointerTable {
+    return this.#l1;
+  }
+
+  /**
+   * Goes over to an L1 table that the header in the file points to already. Nothing of the old one may be dirty.
+   *
+   * @param l1 The new table.
+   */
+  adopt(l1: PointerTable): void {
+    this.#l1 = l1;
+    this.#cache.clear();
   }
 
   /** Bytes of the disk that one slice of an L2 table maps: what {@linkcode Mapping.prepareSlice} makes ready. */

@@ -97,10 +97,19 @@ export class OrderedFile {
     this.#unsynced = false;
   }
 
+  /**
+   * Refuses all further writes: nobody knows what the file says.
+   *
+   * @param error What has failed.
+   */
+  fail(error: unknown): void {
+    this.#failure ??= fromHostError(error, `Cannot write "${this.file.name}"`);
+  }
+
   #refusal(cause: Qcow2Error): Qcow2Error {
     return new Qcow2Error(
       "failed",
-      `"${this.file.name}" takes no more writes after a failed sync; close it and check the image`,
+      `"${this.file.name}" takes no more writes after a failed one; close it and check the image`,
       { cause },
     );
   }

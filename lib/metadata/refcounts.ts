@@ -218,6 +218,65 @@ export class Refcounts {
   }
 
   /**
+   * Finds free clusters in a row, across blocks that are there. None is made.
+   *
+   * @param from Index of the cluster to begin at.
+   * @param count How many are needed.
+   * @returns Index of the first cluster, or `undefined` where there is no such row.
+   */
+  findFreeArea(from: number, count: number): number | undefined {
+    const perBlock = this.#geometry.refcountBlockEntryCount;
+    let start = from;
+    for (let cluster = from; cluster < this.#table.entryCount * perBlock;) {
+      const blockIndex = Math.floor(cluster / perBlock);
+      const blockEnd = (blockIndex + 1) * perBlock;
+      if (this.blockOffset(blockIndex) === 0) {
+        cluster = start = blockEnd;
+        continue;
+      }
+      const run = this.findFreeInBlock(cluster, start + count - cluster);
+      const first = run === undefined ? blockEnd : run.offset / this.#geometry.clusterSize;
+      if (run === undefined || first !== cluster) {
+        cluster = start = first;
+        continue;
+      }
+      cluster += run.count;
+      if (cluster - start >= count) return start;
+      // A row that ends inside of its block is too short.
+      if (cluster < blockEnd) start = ++cluster;
+    }
+    return undefined;
+  }
+
+  /**
+   * Makes blocks for a range that has none, with clusters in a row behind them:
+   *
+   * ```
+   *   | block b | block b+1 | ... | the area | free ...
+   *   ^ first cluster that block b describes
+   * ```
+   *
+   * @param count How many clusters.
+   * @returns Host offset of the area in bytes; its clusters have refcount one.
+   * @throws {Qcow2Error} With code `no-space` where the format's tables are full.
+   */
+  appendArea(count: number): number {
+    const perBlock = this.#geometry.refcountBlockEntryCount;
+    let blocks = 1;
+    while (blocks * perBlock < blocks + count) blocks++;
+    let first = 0;
+    for (let block = 0; block < this.#table.entryCount && block < first + blocks; block++) {
+      if (this.blockOffset(block) !== 0) first = block + 1;
+    }
+    if (first + blocks > this.#table.entryCount) return this.#growTable(first, count);
+    const { clusterSize } = this.#geometry;
+    this.#options.assertUnused(first * perBlock * clusterSize, (blocks + count) * clusterSize);
+    this.#writeBlocks(first, blocks, blocks + count);
+    this.#linkBlocks(first, blocks);
+    return (first * perBlock + blocks) * clusterSize;
+  }
+
+  /**
    * The stretches of a block's clusters in which any refcount is not zero.
    *
    * @param blockIndex Index of a block that is there.
@@ -271,6 +330,22 @@ export class Refcounts {
     this.#file.writeAt(offset, block);
   }
 
+  /** Writes blocks in a row, at the first clusters that they describe; the first clusters of all that they describe are used. */
+  #writeBlocks(firstBlock: number, blocks: number, usedCount: number): void {
+    const { refcountBlockSpan, clusterSize, refcountBlockEntryCount } = this.#geometry;
+    for (let index = 0; index < blocks; index++) {
+      const used = Math.min(refcountBlockEntryCount, usedCount - index * refcountBlockEntryCount);
+      this.#writeBlock(firstBlock * refcountBlockSpan + index * clusterSize, used);
+    }
+  }
+
+  #linkBlocks(firstBlock: number, blocks: number): void {
+    const { refcountBlockSpan, clusterSize } = this.#geometry;
+    for (let index = 0; index < blocks; index++) {
+      this.#linkBlock(firstBlock + index, firstBlock * refcountBlockSpan + index * clusterSize);
+    }
+  }
+
   #linkBlock(blockIndex: number, offset: number): void {
     this.#cache.drop(offset, this.#geometry.clusterSize);
     this.#options.onNewBlock(offset);
@@ -279,22 +354,24 @@ export class Refcounts {
 
   /**
    * Replaces the refcount table by a longer one that reaches a block. The new blocks and the new table stand in a row behind
-   * everything that has refcounts, and the blocks describe themselves and the table:
+   * everything that has refcounts, with further clusters that are asked for, and the blocks describe all of it:
    *
    * ```
-   *   | block b | block b+1 | ... | new refcount table | free ...
+   *   | block b | block b+1 | ... | new refcount table | area | free ...
    *   ^ first cluster that block b describes
    * ```
    *
    * The header still points to the old table; the flush order changes that once all of this is durable.
+   *
+   * @returns Host offset of the area in bytes.
    */
-  #growTable(blockIndex: number): void {
+  #growTable(blockIndex: number, areaClusters = 0): number {
     const { clusterSize, refcountBlockEntryCount } = this.#geometry;
     const entriesPerCluster = clusterSize / 8;
     let tableClusters = 0;
     let blocks = 1;
     for (;;) {
-      const neededBlocks = Math.ceil((blocks + tableClusters) / refcountBlockEntryCount);
+      const neededBlocks = Math.ceil((blocks + tableClusters + areaClusters) / refcountBlockEntryCount);
       const entries = Math.max(blockIndex + neededBlocks, Math.ceil(this.#table.entryCount * TABLE_GROWTH));
       const limited = Math.min(entries, MAX_REFCOUNT_TABLE_LENGTH / 8);
       const neededTable = Math.ceil(limited / entriesPerCluster);
@@ -312,20 +389,16 @@ export class Refcounts {
     }
     const firstCluster = blockIndex * refcountBlockEntryCount;
     const tableOffset = (firstCluster + blocks) * clusterSize;
-    this.#options.assertUnused(firstCluster * clusterSize, (blocks + tableClusters) * clusterSize);
-    const used = blocks + tableClusters;
-    for (let index = 0; index < blocks; index++) {
-      const rest = used - index * refcountBlockEntryCount;
-      this.#writeBlock((firstCluster + index) * clusterSize, Math.min(refcountBlockEntryCount, rest));
-    }
+    const used = blocks + tableClusters + areaClusters;
+    this.#options.assertUnused(firstCluster * clusterSize, used * clusterSize);
+    this.#writeBlocks(blockIndex, blocks, used);
     const bytes = new Uint8Array(entryCount * 8);
     bytes.set(this.#table.bytes);
     const old = this.#table;
     this.#table = new PointerTable(tableOffset, bytes);
     this.#table.markAllDirty();
     this.#replacedTables.push({ offset: old.offset, count: old.entryCount / entriesPerCluster });
-    for (let index = 0; index < blocks; index++) {
-      this.#linkBlock(blockIndex + index, (firstCluster + index) * clusterSize);
-    }
+    this.#linkBlocks(blockIndex, blocks);
+    return tableOffset + tableClusters * clusterSize;
   }
 }

@@ -14,6 +14,8 @@ import type { BlockFile } from "../storage/block_file.ts";
 export interface SnapshotTable {
   /** The snapshots in the order of the table. */
   readonly snapshots: readonly Snapshot[];
+  /** Where in the table each of them begins, in bytes. */
+  readonly positions: readonly number[];
   /** Length of the table in bytes. */
   readonly length: number;
 }
@@ -32,6 +34,7 @@ const WINDOW_LENGTH = 4 * MAX_SNAPSHOT_ENTRY_LENGTH;
  */
 export function readSnapshotTable(file: BlockFile, header: Header): SnapshotTable {
   const snapshots: Snapshot[] = [];
+  const positions: number[] = [];
   const clusterSize = 2 ** header.clusterBits;
   const buffer = new Uint8Array(header.snapshotCount === 0 ? 0 : WINDOW_LENGTH);
   let window = buffer.subarray(0, 0);
@@ -56,6 +59,7 @@ export function readSnapshotTable(file: BlockFile, header: Header): SnapshotTabl
       );
     }
     snapshots.push(decoded.snapshot);
+    positions.push(position);
     position += decoded.length;
     if (position > MAX_SNAPSHOT_TABLE_LENGTH) {
       throw new Qcow2Error("limit-exceeded", `Snapshot table is longer than ${MAX_SNAPSHOT_TABLE_LENGTH} bytes`, {
@@ -64,5 +68,35 @@ export function readSnapshotTable(file: BlockFile, header: Header): SnapshotTabl
       });
     }
   }
-  return { snapshots, length: position };
+  return { snapshots, positions, length: position };
+}
+
+/**
+ * Finds a snapshot: first by its identifier, then by its name, as QEMU does.
+ *
+ * @param snapshots The snapshots.
+ * @param idOrName What to look for.
+ * @returns Its place in the table.
+ * @throws {Qcow2Error} With code `invalid-argument` where there is none.
+ */
+export function findSnapshot(snapshots: readonly Snapshot[], idOrName: string): number {
+  const byId = snapshots.findIndex(({ id }) => id === idOrName);
+  const index = byId >= 0 ? byId : snapshots.findIndex(({ name }) => name === idOrName);
+  if (index >= 0) return index;
+  throw new Qcow2Error("invalid-argument", `Image has no snapshot "${idOrName}"`, { found: idOrName });
+}
+
+/**
+ * The identifier of the next snapshot: the first number above all that there are.
+ *
+ * @param snapshots The snapshots.
+ * @returns The identifier.
+ */
+export function nextSnapshotId(snapshots: readonly Snapshot[]): string {
+  let highest = 0n;
+  for (const { id } of snapshots) {
+    const number = BigInt(/^\d+/.exec(id)?.[0] ?? "0");
+    if (number > highest) highest = number;
+  }
+  return String(highest + 1n);
 }

@@ -169,7 +169,6 @@ Deno.test("convert says which capability is missing, in one line, and touches no
   makeRaw(source, 1 << 20);
   for (
     const args of [
-      ["-l", "one"],
       ["-r", "1M"],
       ["--salvage"],
       ["--bitmaps"],

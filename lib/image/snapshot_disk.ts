@@ -1,0 +1,144 @@
+/**
+ * An internal snapshot as a disk that can only be read.
+ *
+ * @module
+ */
+
+import type { Disk, Extent } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import { l1EntryCountFor } from "../format/geometry.ts";
+import { MAX_L1_TABLE_LENGTH } from "../format/limits.ts";
+import type { Snapshot } from "../format/snapshot_table.ts";
+import type { ImageMetadata } from "../metadata/image_metadata.ts";
+import { PointerTable } from "../metadata/pointer_table.ts";
+import { readL1 } from "../metadata/snapshot_changes.ts";
+import { checkRange } from "./cursor.ts";
+import { GuestIo } from "./guest_io.ts";
+
+/** What {@linkcode SnapshotDisk} needs of the image around it. */
+export interface SnapshotDiskOptions {
+  /** What unallocated clusters read from. It is the image's, and stays open. */
+  readonly backing: Disk | undefined;
+  /** Throws where the image is closed. */
+  readonly assertOpen: () => void;
+}
+
+/** The content of a snapshot. It reads from the image's file, as long as the image is open and has the snapshot. */
+export class SnapshotDisk implements Disk {
+  /** The virtual size in bytes, as it was when the snapshot was taken. */
+  readonly size: number;
+  /** The cluster size in bytes. */
+  readonly allocationSize: number;
+  /** The snapshot. */
+  readonly snapshot: Snapshot;
+  readonly #io: GuestIo;
+  readonly #assertImageOpen: () => void;
+  #closed = false;
+
+  /**
+   * @param metadata The image's metadata.
+   * @param snapshot The snapshot.
+   * @param options Backing disk and callback.
+   * @throws {Qcow2Error} With code `limit-exceeded` where the snapshot's size is beyond what an L1 table can map.
+   */
+  constructor(metadata: ImageMetadata, snapshot: Snapshot, options: SnapshotDiskOptions) {
+    const { geometry } = metadata;
+    this.snapshot = snapshot;
+    this.size = snapshot.diskSize ?? metadata.diskSize;
+    this.allocationSize = geometry.clusterSize;
+    this.#assertImageOpen = options.assertOpen;
+    const entryCount = Math.max(snapshot.l1EntryCount, l1EntryCountFor(geometry, this.size));
+    if (entryCount * 8 > MAX_L1_TABLE_LENGTH) {
+      throw new Qcow2Error("limit-exceeded", `Snapshot "${snapshot.name}" needs an L1 table of ${entryCount} entries`, {
+        found: entryCount,
+        expected: `at most ${MAX_L1_TABLE_LENGTH / 8}`,
+      });
+    }
+    // What a short table does not map was never written.
+    const l1 = new PointerTable(snapshot.l1TableOffset, new Uint8Array(entryCount * 8));
+    l1.bytes.set(readL1(metadata, snapshot).bytes);
+    this.#io = new GuestIo(metadata, options.backing, metadata.mappingOf(l1));
+  }
+
+  /**
+   * Fills a buffer from the snapshot.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param into What to fill.
+   * @throws {Qcow2Error} With code `closed` where the snapshot or the image is closed; otherwise as `Qcow2File.readAt` does.
+   */
+  readAt(offset: number, into: Uint8Array): void {
+    this.#assertOpen();
+    checkRange(offset, into.length, this.size);
+    this.#io.read(offset, into);
+  }
+
+  /**
+   * The stretches that a range consists of.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param length How far, in bytes.
+   * @returns The extents in order, without gaps.
+   * @throws {Qcow2Error} As {@linkcode SnapshotDisk.readAt} does.
+   */
+  extents(offset = 0, length: number = Math.max(0, this.size - offset)): Iterable<Extent> {
+    this.#assertOpen();
+    checkRange(offset, length, this.size);
+    return this.#io.extents(offset, length);
+  }
+
+  /**
+   * Refuses: a snapshot does not change.
+   *
+   * @param _offset Not used.
+   * @param _data Not used.
+   * @throws {Qcow2Error} With code `read-only`, always.
+   */
+  writeAt(_offset: number, _data: Uint8Array): void {
+    throw readOnly();
+  }
+
+  /**
+   * Refuses: a snapshot does not change.
+   *
+   * @param _offset Not used.
+   * @param _length Not used.
+   * @throws {Qcow2Error} With code `read-only`, always.
+   */
+  writeZeroesAt(_offset: number, _length: number): void {
+    throw readOnly();
+  }
+
+  /**
+   * Refuses: a snapshot does not change.
+   *
+   * @param _offset Not used.
+   * @param _length Not used.
+   * @throws {Qcow2Error} With code `read-only`, always.
+   */
+  discardAt(_offset: number, _length: number): void {
+    throw readOnly();
+  }
+
+  /** Does nothing: there is nothing to make durable. */
+  flush(): void {}
+
+  /** Ends the use of the snapshot; the image stays open. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /** Closes it, for `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #assertOpen(): void {
+    this.#assertImageOpen();
+    if (this.#closed) throw new Qcow2Error("closed", `Snapshot "${this.snapshot.name}" is closed`);
+  }
+}
+
+function readOnly(): Qcow2Error {
+  return new Qcow2Error("read-only", "A snapshot can only be read; apply it to write to the disk");
+}
