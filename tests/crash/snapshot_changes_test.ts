@@ -126,7 +126,7 @@ for (const { name, ...options } of CASES) {
         const count = whole.counts[call];
         for (let failing = 0; failing < count; failing += Math.max(1, Math.floor(count / 12))) {
           const recorder = new Recorder(image);
-          recorder.tearFailedWrites = true;
+          recorder.failedWrites = "half";
           const disk = Qcow2File.open(recorder, { write: true });
           const earlier = recorder.counts[call];
           recorder.onCall = (made, number) => {
