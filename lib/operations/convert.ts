@@ -130,6 +130,7 @@ export async function convert(source: Disk, target: Disk, options: ConvertOption
   }
   const write = options.compress === true ? compressingWrite(target) : target.writeAt.bind(target);
   const copy = new Copy(source, target, {
+    wholeUnits: options.compress ?? false,
     sparseSize,
     targetIsZero: options.targetIsZero ?? false,
     skipBacking: options.skipBacking ?? false,
@@ -169,6 +170,8 @@ interface CopyOptions {
   readonly sparseSize: number;
   readonly targetIsZero: boolean;
   readonly skipBacking: boolean;
+  /** Whether the target can only be written in whole units. */
+  readonly wholeUnits: boolean;
   readonly write: (offset: number, data: Uint8Array) => void;
 }
 
@@ -213,11 +216,11 @@ class Copy {
       yield this.#done;
       return;
     }
-    // Data is copied in whole units of the target, so that it never has to fill up a part of one.
-    const start = Math.max(this.#done, alignDown(extent.offset, this.#unit));
-    const wholeEnd = Math.min(alignUp(end, this.#unit), this.#source.size);
-    for (let offset = start; offset < wholeEnd;) {
-      const length = Math.min(wholeEnd - offset, this.#chunkSize - offset % this.#chunkSize);
+    const { wholeUnits } = this.#options;
+    const start = Math.max(this.#done, wholeUnits ? alignDown(extent.offset, this.#unit) : extent.offset);
+    const stop = wholeUnits ? Math.min(alignUp(end, this.#unit), this.#source.size) : end;
+    for (let offset = start; offset < stop;) {
+      const length = Math.min(stop - offset, this.#chunkSize - offset % this.#chunkSize);
       const piece = this.#buffer.subarray(0, length);
       this.#source.readAt(offset, piece);
       if (this.#options.sparseSize === 0) this.#writeData(offset, piece);

@@ -18,7 +18,7 @@ import {
 } from "../images.ts";
 
 /** How long anything a stranger's image says may take: far more than is needed, far less than a table walked by mistake. */
-const PATIENCE_MILLISECONDS = 5000;
+const PATIENCE_MILLISECONDS = 30_000;
 
 /** An image of which some bytes were changed. */
 function damaged(change: (file: MemoryBlockFile) => void, options: LayoutOptions = { size: GIB }): MemoryBlockFile {

@@ -35,7 +35,22 @@ function difference(actual: unknown, expected: unknown): string {
       expected[index]
     }`;
   }
-  return new NodeAssertionError({ actual, expected, operator: "deepStrictEqual" }).message;
+  return new NodeAssertionError({
+    actual: abbreviate(actual),
+    expected: abbreviate(expected),
+    operator: "deepStrictEqual",
+  }).message;
+}
+
+/** Long bytes within other values as their length and a sum, for the same reason. */
+function abbreviate(value: unknown): unknown {
+  if (value instanceof Uint8Array && value.length > 512) {
+    const sum = value.reduce((total, byte) => (Math.imul(total, 31) + byte) >>> 0, 0);
+    return `${value.length} bytes, sum ${sum}`;
+  }
+  if (Array.isArray(value)) return value.map(abbreviate);
+  if (typeof value !== "object" || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, abbreviate(inner)]));
 }
 
 /** Whether two values have the same content, at any depth. */
