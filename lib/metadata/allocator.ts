@@ -76,6 +76,30 @@ export class ClusterAllocator {
   }
 
   /**
+   * Allocates clusters that stand in a row: what a table of several clusters needs.
+   *
+   * @param count How many clusters, at least 1.
+   * @returns The clusters, all of them, with refcount 1.
+   * @throws {Qcow2Error} As {@linkcode ClusterAllocator.allocateRun} does.
+   */
+  allocateContiguous(count: number): ClusterRun {
+    const { clusterSize, refcountBlockEntryCount } = this.#geometry;
+    // A block that is made anew takes one cluster of its own range.
+    if (count >= refcountBlockEntryCount) return this.#refcounts.appendRun(count);
+    for (let from = this.#firstCandidate;;) {
+      const run = this.#refcounts.findFreeInBlock(from, count);
+      if (run?.count === count) {
+        this.#assertUnused(run.offset, count * clusterSize);
+        this.#refcounts.setRunToOne(run.offset / clusterSize, count);
+        return run;
+      }
+      from = run === undefined
+        ? (Math.floor(from / refcountBlockEntryCount) + 1) * refcountBlockEntryCount
+        : run.offset / clusterSize + run.count;
+    }
+  }
+
+  /**
    * Allocates room for compressed bytes: behind those that were allocated last where they fit there, in fresh clusters
    * otherwise. Each cluster that they touch gets one reference more.
    *

@@ -253,7 +253,7 @@ export class Refcounts {
    */
   #makeBlock(blockIndex: number): void {
     if (blockIndex >= this.#table.entryCount) {
-      this.#growTable(blockIndex);
+      this.#appendBlocks(blockIndex, 0);
       return;
     }
     const { clusterSize, refcountBlockEntryCount } = this.#geometry;
@@ -278,31 +278,50 @@ export class Refcounts {
   }
 
   /**
-   * Replaces the refcount table by a longer one that reaches a block. The new blocks and the new table stand in a row behind
-   * everything that has refcounts, and the blocks describe themselves and the table:
+   * Allocates clusters in a row that is too long for the range of one refcount block, behind everything that has refcounts.
+   *
+   * @param count How many clusters.
+   * @returns The clusters, with refcount 1.
+   * @throws {Qcow2Error} With code `no-space` where the format's tables are full.
+   */
+  appendRun(count: number): ClusterRun {
+    let blockIndex = this.#table.entryCount;
+    while (blockIndex > 0 && this.blockOffset(blockIndex - 1) === 0) blockIndex--;
+    return { offset: this.#appendBlocks(blockIndex, count), count };
+  }
+
+  /**
+   * Makes the blocks behind the last one, as many as describe themselves and a row of further clusters. Where the refcount
+   * table does not reach that far, it is replaced by a longer one, which they describe as well. All of it stands in a row
+   * behind everything that has refcounts:
    *
    * ```
-   *   | block b | block b+1 | ... | new refcount table | free ...
+   *   | block b | block b+1 | ... | new refcount table, if any | further clusters | free ...
    *   ^ first cluster that block b describes
    * ```
    *
    * The header still points to the old table; the flush order changes that once all of this is durable.
+   *
+   * @returns Host offset of the further clusters in bytes.
    */
-  #growTable(blockIndex: number): void {
+  #appendBlocks(blockIndex: number, furtherCount: number): number {
     const { clusterSize, refcountBlockEntryCount } = this.#geometry;
     const entriesPerCluster = clusterSize / 8;
     let tableClusters = 0;
     let blocks = 1;
     for (;;) {
-      const neededBlocks = Math.ceil((blocks + tableClusters) / refcountBlockEntryCount);
-      const entries = Math.max(blockIndex + neededBlocks, Math.ceil(this.#table.entryCount * TABLE_GROWTH));
-      const limited = Math.min(entries, MAX_REFCOUNT_TABLE_LENGTH / 8);
-      const neededTable = Math.ceil(limited / entriesPerCluster);
+      const neededBlocks = Math.ceil((blocks + tableClusters + furtherCount) / refcountBlockEntryCount);
+      const reach = blockIndex + neededBlocks;
+      const entries = Math.min(
+        Math.max(reach, Math.ceil(this.#table.entryCount * TABLE_GROWTH)),
+        MAX_REFCOUNT_TABLE_LENGTH / 8,
+      );
+      const neededTable = reach <= this.#table.entryCount ? 0 : Math.ceil(entries / entriesPerCluster);
       if (neededBlocks <= blocks && neededTable <= tableClusters) break;
       blocks = Math.max(blocks, neededBlocks);
       tableClusters = Math.max(tableClusters, neededTable);
     }
-    const entryCount = tableClusters * entriesPerCluster;
+    const entryCount = tableClusters === 0 ? this.#table.entryCount : tableClusters * entriesPerCluster;
     if (entryCount * 8 > MAX_REFCOUNT_TABLE_LENGTH || blockIndex + blocks > entryCount) {
       throw new Qcow2Error(
         "no-space",
@@ -311,21 +330,26 @@ export class Refcounts {
       );
     }
     const firstCluster = blockIndex * refcountBlockEntryCount;
-    const tableOffset = (firstCluster + blocks) * clusterSize;
-    this.#options.assertUnused(firstCluster * clusterSize, (blocks + tableClusters) * clusterSize);
-    const used = blocks + tableClusters;
+    const used = blocks + tableClusters + furtherCount;
+    this.#options.assertUnused(firstCluster * clusterSize, used * clusterSize);
     for (let index = 0; index < blocks; index++) {
-      const rest = used - index * refcountBlockEntryCount;
+      const rest = Math.max(0, used - index * refcountBlockEntryCount);
       this.#writeBlock((firstCluster + index) * clusterSize, Math.min(refcountBlockEntryCount, rest));
     }
-    const bytes = new Uint8Array(entryCount * 8);
-    bytes.set(this.#table.bytes);
-    const old = this.#table;
-    this.#table = new PointerTable(tableOffset, bytes);
-    this.#table.markAllDirty();
-    this.#replacedTables.push({ offset: old.offset, count: old.entryCount / entriesPerCluster });
+    if (tableClusters > 0) this.#moveTable((firstCluster + blocks) * clusterSize, entryCount);
     for (let index = 0; index < blocks; index++) {
       this.#linkBlock(blockIndex + index, (firstCluster + index) * clusterSize);
     }
+    return (firstCluster + blocks + tableClusters) * clusterSize;
+  }
+
+  /** Goes over to a longer copy of the table, of which nothing stands in the file yet. */
+  #moveTable(offset: number, entryCount: number): void {
+    const old = this.#table;
+    const bytes = new Uint8Array(entryCount * 8);
+    bytes.set(old.bytes);
+    this.#table = new PointerTable(offset, bytes);
+    this.#table.markAllDirty();
+    this.#replacedTables.push({ offset: old.offset, count: old.entryCount * 8 / this.#geometry.clusterSize });
   }
 }
