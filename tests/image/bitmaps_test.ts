@@ -2,7 +2,20 @@ import { assert, assertEquals } from "@std/assert";
 import { decodeBitmapsPointer, EXTENSION } from "../../lib/format/mod.ts";
 import type { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { checkImage, type LayoutOptions, Qcow2Error, Qcow2File } from "../../mod.ts";
-import { assertCode, copyOf, emptyImage, filled, getUint32, KIB, MIB, setUint32, setUint64, TIB } from "../images.ts";
+import {
+  assertCode,
+  copyOf,
+  emptyImage,
+  filled,
+  getUint32,
+  KIB,
+  MIB,
+  readBytes,
+  RecordingFile,
+  setUint32,
+  setUint64,
+  TIB,
+} from "../images.ts";
 import { Random } from "../random.ts";
 
 function open(file: MemoryBlockFile): Qcow2File {
@@ -198,6 +211,23 @@ Deno.test("A bitmap whose bits are all set takes no cluster for them", () => {
   for (let index = 0; index < 32; index++) assertEquals(getUint32(after, table + index * 8 + 4), 1);
   using reopened = Qcow2File.open(after);
   assertEquals([...reopened.dirtyExtents("auto")], [{ offset: 0, length: 64 * MIB }]);
+});
+
+Deno.test("Where the host is full at the end, data is kept and bitmaps stay marked", () => {
+  const file = imageWith(["auto"]);
+  const recording = new RecordingFile(file);
+  const disk = Qcow2File.open(recording, { write: true });
+  disk.writeAt(0, filled(64 * KIB, 1));
+  disk.flush();
+  const { size } = file;
+  recording.onCall = ({ call, offset, length }) => {
+    if (call === "write" && offset + length > size) throw new Qcow2Error("no-space", "No space left on device");
+  };
+  assertCode("no-space", () => disk.close());
+  using after = Qcow2File.open(copyOf(file));
+  assertEquals(after.bitmaps.map(({ inUse }) => inUse), [true]);
+  assertEquals(readBytes(after, 0, 64 * KIB), filled(64 * KIB, 1));
+  assertEquals(checkImage(copyOf(file)).corruptions, 0);
 });
 
 for (
