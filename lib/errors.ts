@@ -28,8 +28,8 @@
  * | `locked` | somebody else has the file open in a way that does not go together |
  * | `no-space` | the host has no room left |
  * | `refcount-overflow` | a refcount does not fit into its width |
- * | `not-found` | the file does not exist |
- * | `already-exists` | the file exists and must not be replaced |
+ * | `not-found` | the file, or the bitmap, does not exist |
+ * | `already-exists` | the file, or the bitmap, exists and must not be replaced |
  * | `permission-denied` | the host or the runtime's permissions forbid it |
  * | `io` | any other failure of the host |
  * | `aborted` | the caller's signal ended the operation |

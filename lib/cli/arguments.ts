@@ -20,19 +20,35 @@ export interface OptionDefinition {
   readonly takesValue?: boolean;
 }
 
+/** An option that was given. */
+export interface GivenOption {
+  /** Name of the option. */
+  readonly name: string;
+  /** Its value, where it takes one. */
+  readonly value: string | undefined;
+}
+
 /** What stood on a command line. */
 export class Arguments {
   /** What is no option, in order. */
   readonly operands: readonly string[];
+  /** Every option as it was given, in order. */
+  readonly sequence: readonly GivenOption[];
   readonly #options: Readonly<Record<string, unknown>>;
 
   /**
    * @param options The options by name: `true`, or a list of values.
    * @param operands What is no option.
+   * @param sequence The options in order.
    */
-  constructor(options: Readonly<Record<string, unknown>>, operands: readonly string[]) {
+  constructor(
+    options: Readonly<Record<string, unknown>>,
+    operands: readonly string[],
+    sequence: readonly GivenOption[] = [],
+  ) {
     this.#options = options;
     this.operands = operands;
+    this.sequence = sequence;
   }
 
   /**
@@ -94,7 +110,14 @@ export function parseArguments(
     boolean: flagNames,
     "--": true,
   });
-  return new Arguments(parsed, normalized.operands);
+  return new Arguments(parsed, normalized.operands, normalized.options.map(givenOption));
+}
+
+/** Takes an option in its one form, `--name` or `--name=:value`, apart. */
+function givenOption(option: string): GivenOption {
+  const equals = option.indexOf("=");
+  if (equals < 0) return { name: option.slice(2), value: undefined };
+  return { name: option.slice(2, equals), value: option.slice(equals + 1 + VALUE_MARK.length) };
 }
 
 /** Brings every option into the one form `--name` or `--name=value`. */

@@ -5,7 +5,7 @@
  */
 
 /** The commands. */
-export const COMMAND_NAMES = ["check", "convert", "create", "help", "info", "map", "snapshot"] as const;
+export const COMMAND_NAMES = ["bitmap", "check", "convert", "create", "help", "info", "map", "snapshot"] as const;
 /** Name of a command. */
 export type CommandName = (typeof COMMAND_NAMES)[number];
 
@@ -44,6 +44,28 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
     description: "Tells format, sizes, snapshots and features of an image. Opens nothing but FILE.",
     options: [FORMAT, OUTPUT, SHARE, ["--backing-chain", "go on with the backing file, and with its backing file"]],
     examples: ["info disk.qcow2", "info --output json disk.qcow2"],
+  },
+  bitmap: {
+    summary: "change the persistent bitmaps of an image",
+    usage: "bitmap ACTION… [-b SOURCE_FILE [-F FORMAT]] [-g GRANULARITY] [-f FORMAT] FILE BITMAP",
+    description: "Does one thing after the other with BITMAP, in the order of the options. A bitmap that is enabled\n" +
+      `records what is written to the disk.\n${SIZES}`,
+    options: [
+      ["--add", "add it, enabled and with nothing marked"],
+      ["--remove", "remove it; all that can be done with one that is inconsistent"],
+      ["--clear", "forget all that it has marked"],
+      ["--enable", "let it record writes"],
+      ["--disable", "let it record writes no longer"],
+      ["--merge SOURCE", "mark what another bitmap, SOURCE, has marked"],
+      ["-b SOURCE_FILE", "the image that holds SOURCE, where that is not FILE"],
+      ["-F FORMAT", "format of SOURCE_FILE"],
+      ["-g GRANULARITY", "with --add: bytes of the disk for one mark, a power of two from 512 to 2G"],
+      FORMAT,
+    ],
+    examples: [
+      "bitmap --add -g 64k disk.qcow2 backup",
+      "bitmap --add --disable --merge monday --merge tuesday disk.qcow2 both",
+    ],
   },
   check: {
     summary: "look for damage in an image, and mend it",

@@ -5,7 +5,7 @@
  */
 
 import { hex, Qcow2Error } from "../errors.ts";
-import { readUint64, viewOf } from "./uint64.ts";
+import { readUint64, viewOf, writeUint64 } from "./uint64.ts";
 
 /** The types of the extensions that the format defines. */
 export const EXTENSION = {
@@ -131,6 +131,21 @@ export function decodeBitmapsPointer(data: Uint8Array): BitmapsPointer {
     directorySize: readUint64(view, 8, "Bitmap directory size"),
     directoryOffset: readUint64(view, 16, "Bitmap directory offset"),
   };
+}
+
+/**
+ * Encodes the bitmaps extension.
+ *
+ * @param pointer Where the bitmap directory stands.
+ * @returns The extension.
+ */
+export function encodeBitmapsPointer(pointer: BitmapsPointer): HeaderExtension {
+  const data = new Uint8Array(24);
+  const view = viewOf(data);
+  view.setUint32(0, pointer.count);
+  writeUint64(view, 8, pointer.directorySize);
+  writeUint64(view, 16, pointer.directoryOffset);
+  return { type: EXTENSION.bitmaps, data };
 }
 
 /**

@@ -33,6 +33,14 @@ export const MAX_BITMAP_COUNT = 65535;
 export const MAX_BITMAP_DIRECTORY_LENGTH = 64 * MIB;
 /** The most clusters that hold one bitmap's data. */
 export const MAX_BITMAP_TABLE_ENTRY_COUNT = 0x8000000 / 8;
+/** The longest name of a bitmap in bytes. */
+export const MAX_BITMAP_NAME_LENGTH = 1023;
+/** The most bytes that the clusters of one bitmap take. */
+export const MAX_BITMAP_LENGTH = 512 * MIB;
+/** The finest bitmap: one bit for 512 bytes. */
+export const MIN_BITMAP_GRANULARITY_BITS = 9;
+/** The coarsest bitmap: one bit for 2 GiB. */
+export const MAX_BITMAP_GRANULARITY_BITS = 31;
 /** The longest name of a backing file in bytes. */
 export const MAX_BACKING_FILE_NAME_LENGTH = 1023;
 /** The first host offset that the tables cannot express: they hold bits 9 to 55. */

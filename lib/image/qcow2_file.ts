@@ -16,10 +16,10 @@ import { getRefcount } from "../format/refcount_entries.ts";
 import { viewOf } from "../format/uint64.ts";
 import { checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
 import { ImageMetadata, readHeader } from "../metadata/image_metadata.ts";
-import { readBitmaps } from "../metadata/bitmaps.ts";
 import { applySnapshot, createSnapshot, deleteSnapshot } from "../metadata/snapshot_changes.ts";
 import { findSnapshot, readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
+import { type AddBitmapOptions, type Bitmap, Bitmaps, type DirtyExtent } from "./bitmaps.ts";
 import { allowedBacking, backingReference, realPath } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
 import { GuestIo } from "./guest_io.ts";
@@ -69,6 +69,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   readonly #file: BlockFile;
   readonly #metadata: ImageMetadata;
   readonly #io: GuestIo;
+  readonly #bitmaps: Bitmaps;
   readonly #backing: Disk | undefined;
   readonly #write: boolean;
   readonly #openSnapshots = new Set<SnapshotDisk>();
@@ -82,6 +83,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#metadata = ImageMetadata.open(file, { write, durability, cacheSize });
     this.#backing = backing;
     this.#io = new GuestIo(this.#metadata, backing);
+    this.#bitmaps = new Bitmaps(this.#metadata);
     if (write) this.#prepareForWriting();
   }
 
@@ -310,6 +312,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   writeAt(offset: number, data: Uint8Array): void {
     this.#assertWritable();
     checkRange(offset, data.length, this.size);
+    this.#bitmaps.record(offset, data.length);
     this.#io.write(offset, data);
   }
 
@@ -350,6 +353,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
         },
       );
     }
+    this.#bitmaps.record(offset, data.length);
     this.#io.writeCompressed(offset, data);
   }
 
@@ -375,6 +379,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   writeZeroesAt(offset: number, length: number, options: WriteZeroesOptions = {}): void {
     this.#assertWritable();
     checkRange(offset, length, this.size);
+    this.#bitmaps.record(offset, length);
     this.#io.writeZeroes(offset, length, options.unmap ?? false);
   }
 
@@ -403,6 +408,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   discardAt(offset: number, length: number): void {
     this.#assertWritable();
     checkRange(offset, length, this.size);
+    this.#bitmaps.record(offset, length);
     this.#io.discard(offset, length);
   }
 
@@ -509,7 +515,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     if (this.#closed) return;
     this.#closed = true;
     try {
-      if (this.#write) this.#metadata.flushForGood();
+      if (this.#write) this.#flushForGood();
     } finally {
       this.#file.close();
       this.#backing?.close();
@@ -734,6 +740,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   applySnapshot(idOrName: string): void {
     this.#assertWritable();
+    // The disk may become another one anywhere.
+    this.#bitmaps.record(0, this.size);
     applySnapshot(this.#metadata, idOrName);
   }
 
@@ -810,8 +818,224 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     return disk;
   }
 
+  /**
+   * The persistent bitmaps in the order of the bitmap directory.
+   *
+   * Bitmaps that record writes (`auto`) are marked as in use in the file from the first write on, and brought up to date when
+   * the image is closed. An image that was not closed leaves them inconsistent.
+   *
+   * @throws {Qcow2Error} With code `corrupt` or `limit-exceeded` where the directory is broken.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("backup");
+   * assertEquals(disk.bitmaps.map(({ name, granularity, auto }) => [name, granularity, auto]), [["backup", 65536, true]]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  get bitmaps(): readonly Bitmap[] {
+    this.#assertOpen();
+    return this.#bitmaps.list();
+  }
+
+  /**
+   * Adds a persistent bitmap without any bit set. It records writes from now on, unless it is added switched off.
+   *
+   * @param name Its name, 1 to 1023 bytes in UTF-8.
+   * @param options Granularity, and whether it is switched off.
+   * @throws {Qcow2Error} With code `already-exists`; `invalid-argument` where the name, the granularity or the bitmap's size is
+   * beyond what the format or QEMU allows; `unsupported` for a version 2 image; `limit-exceeded` where there are too many;
+   * otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("fine", { granularity: 512 });
+   * disk.writeAt(1000, new Uint8Array(100));
+   * assertEquals([...disk.dirtyExtents("fine")], [{ offset: 512, length: 1024 }]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  addBitmap(name: string, options: AddBitmapOptions = {}): void {
+    this.#assertWritable();
+    this.#bitmaps.add(name, options);
+  }
+
+  /**
+   * Removes a bitmap: the one thing that can be done with any of them, inconsistent and unusable ones included.
+   *
+   * @param name Its name.
+   * @throws {Qcow2Error} With code `not-found`; otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("backup");
+   * disk.removeBitmap("backup");
+   * assertEquals(disk.bitmaps, []);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  removeBitmap(name: string): void {
+    this.#assertWritable();
+    this.#bitmaps.remove(name);
+  }
+
+  /**
+   * Clears all bits of a bitmap.
+   *
+   * @param name Its name.
+   * @throws {Qcow2Error} With code `not-found`; `unsupported` where it is inconsistent or cannot be used; otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("backup");
+   * disk.writeAt(0, new Uint8Array(512));
+   * disk.clearBitmap("backup");
+   * assertEquals([...disk.dirtyExtents("backup")], []);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  clearBitmap(name: string): void {
+    this.#assertWritable();
+    this.#bitmaps.clear(name);
+  }
+
+  /**
+   * Makes a bitmap record writes.
+   *
+   * @param name Its name.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.clearBitmap} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("backup", { disabled: true });
+   * disk.enableBitmap("backup");
+   * assertEquals(disk.bitmaps[0]?.auto, true);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  enableBitmap(name: string): void {
+    this.#assertWritable();
+    this.#bitmaps.setAuto(name, true);
+  }
+
+  /**
+   * Makes a bitmap keep its bits as they are, whatever is written.
+   *
+   * @param name Its name.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.clearBitmap} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("backup");
+   * disk.disableBitmap("backup");
+   * disk.writeAt(0, new Uint8Array(512));
+   * assertEquals([...disk.dirtyExtents("backup")], []);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  disableBitmap(name: string): void {
+    this.#assertWritable();
+    this.#bitmaps.setAuto(name, false);
+  }
+
+  /**
+   * Sets in one bitmap all bits that are set in another one. The granularities may differ: parts of the disk that the target
+   * cannot tell apart are marked whole.
+   *
+   * @param source Name of the bitmap to read.
+   * @param target Name of the bitmap to change.
+   * @param options The image that holds the source, where that is not this one; its disk must be as large.
+   * @throws {Qcow2Error} With code `invalid-argument` where the disks are not equally large; otherwise as
+   * {@linkcode Qcow2File.clearBitmap} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("monday");
+   * disk.writeAt(0, new Uint8Array(512));
+   * disk.addBitmap("week", { disabled: true });
+   * disk.mergeBitmap("monday", "week");
+   * assertEquals([...disk.dirtyExtents("week")], [{ offset: 0, length: 65536 }]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  mergeBitmap(source: string, target: string, options: { readonly from?: Qcow2File } = {}): void {
+    this.#assertWritable();
+    const from = options.from ?? this;
+    from.#assertOpen();
+    this.#bitmaps.merge(from.#bitmaps, source, target);
+  }
+
+  /**
+   * The stretches of the disk that a bitmap marks, what was written since the image was opened included.
+   *
+   * @param name Name of the bitmap.
+   * @returns The stretches in order, in whole steps of the granularity up to the end of the disk, each as long as it can be. Do
+   * not change the image while walking them.
+   * @throws {Qcow2Error} With code `not-found`; `unsupported` where the bitmap is inconsistent or cannot be used; `corrupt`
+   * where its table is broken.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.addBitmap("backup");
+   * disk.writeAt(70_000, new Uint8Array([1]));
+   * assertEquals([...disk.dirtyExtents("backup")], [{ offset: 65536, length: 65536 }]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  dirtyExtents(name: string): Iterable<DirtyExtent> {
+    this.#assertOpen();
+    return this.#bitmaps.dirtyExtents(name);
+  }
+
   #prepareForWriting(): void {
-    refuseRecordingBitmaps(this.#file, this.#metadata.header);
     if (this.#metadata.markedDirty && !this.#metadata.markedCorrupt) {
       const { corruptions } = checkMetadata(this.#metadata, { repair: "all" });
       if (corruptions > 0) {
@@ -827,6 +1051,16 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       }
     }
     this.#metadata.prepareForWriting();
+  }
+
+  /** What the guest wrote is made durable even where its bitmaps cannot be brought up to date. */
+  #flushForGood(): void {
+    try {
+      // In an image that was found damaged they stay marked as in use: nothing more is built upon its tables.
+      if (!this.#metadata.markedCorrupt) this.#bitmaps.save();
+    } finally {
+      this.#metadata.flushForGood();
+    }
   }
 
   #assertOpen(): void {
@@ -866,16 +1100,6 @@ function refuseWhatCannotBeRead(header: Header): void {
       found: "extended L2 entries",
     });
   }
-}
-
-/** Refuses writes that a persistent bitmap would have to record. */
-function refuseRecordingBitmaps(file: BlockFile, header: Header): void {
-  const recording = readBitmaps(file, header).find(({ auto }) => auto);
-  if (recording === undefined) return;
-  throw new Qcow2Error("unsupported", `Bitmap "${recording.name}" records writes, which is not supported`, {
-    found: recording.name,
-    expected: "an image without enabled bitmaps",
-  });
 }
 
 function readOnlyError(): Qcow2Error {

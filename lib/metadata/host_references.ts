@@ -5,6 +5,7 @@
  */
 
 import { hex, Qcow2Error } from "../errors.ts";
+import type { BitmapEntry } from "../format/bitmap_directory.ts";
 import { alignDown } from "../format/geometry.ts";
 import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../format/header_extensions.ts";
 import { hasDataFile } from "../format/header.ts";
@@ -20,7 +21,7 @@ import {
   ZERO_FLAG,
 } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
-import { readBitmaps } from "./bitmaps.ts";
+import { bitmapsAreConsistent, readBitmaps } from "./bitmaps.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { readSnapshotTable } from "./snapshots.ts";
@@ -193,15 +194,28 @@ class OwnerWalk {
     const extension = header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
     if (extension === undefined) return;
     const { directorySize, directoryOffset } = decodeBitmapsPointer(extension.data);
-    const bitmaps = this.#attempt(() => readBitmaps(file.file, header)) ?? [];
+    const bitmaps = this.#bitmaps();
+    if (bitmaps === undefined) return;
     this.#count(directoryOffset, directorySize, 0);
     for (const bitmap of bitmaps) {
-      this.#count(bitmap.tableOffset, bitmap.tableEntryCount * 8, directoryOffset);
+      if (!this.#count(bitmap.tableOffset, bitmap.tableEntryCount * 8, directoryOffset)) continue;
       const table = PointerTable.read(file, bitmap.tableOffset, bitmap.tableEntryCount);
       for (let index = 0; index < table.entryCount; index++) {
         const offset = entryOffset(table.upper(index), table.lower(index));
         if (offset !== 0) this.#count(offset, geometry.clusterSize, bitmap.tableOffset + index * 8);
       }
+    }
+  }
+
+  /** Without the bit that says that they can be trusted, bitmaps that cannot be read are none; a crash may have left them. */
+  #bitmaps(): BitmapEntry[] | undefined {
+    const { file, header } = this.#metadata;
+    if (bitmapsAreConsistent(header)) return this.#attempt(() => readBitmaps(file.file, header)) ?? [];
+    try {
+      return readBitmaps(file.file, header);
+    } catch (error) {
+      if (error instanceof Qcow2Error) return undefined;
+      throw error;
     }
   }
 

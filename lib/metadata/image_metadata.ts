@@ -7,7 +7,12 @@
 import { Qcow2Error } from "../errors.ts";
 import { AUTOCLEAR, INCOMPATIBLE, KNOWN_AUTOCLEAR } from "../format/feature_bits.ts";
 import type { Geometry } from "../format/geometry.ts";
-import { decodeBitmapsPointer, EXTENSION } from "../format/header_extensions.ts";
+import {
+  type BitmapsPointer,
+  decodeBitmapsPointer,
+  encodeBitmapsPointer,
+  EXTENSION,
+} from "../format/header_extensions.ts";
 import {
   decodeHeader,
   encodeMutableFields,
@@ -19,6 +24,8 @@ import {
 import { entryOffset } from "../format/table_entries.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { ClusterAllocator } from "./allocator.ts";
+import { bitmapsAreConsistent, readBitmaps } from "./bitmaps.ts";
+import { ExtensionArea } from "./extension_area.ts";
 import { type BreakableRule, FlushOrder } from "./flush_order.ts";
 import { Mapping } from "./mapping.ts";
 import { type MetadataRange, MetadataRegions, overlapError } from "./metadata_regions.ts";
@@ -263,6 +270,45 @@ export class ImageMetadata {
     this.reset();
   }
 
+  /**
+   * Points the header to another bitmap directory, or to none, and makes that durable. The autoclear bit of bitmaps is set
+   * with the first directory and cleared before the last one goes; it is clear while the pointer could be torn by a crash.
+   * Unknown extensions stay as they are.
+   *
+   * @param pointer The new directory, durable with everything that it points to.
+   * @throws {Qcow2Error} With code `no-space` where the first cluster has no room for the extension.
+   */
+  setBitmapsPointer(pointer: BitmapsPointer | undefined): void {
+    const area = new ExtensionArea(this.file, this.geometry.clusterSize);
+    const { extensions } = this.#header;
+    const isThere = extensions.some(({ type }) => type === EXTENSION.bitmaps);
+    if (pointer === undefined) {
+      this.#setBitmapsBit(false);
+      if (isThere) this.#noteExtensions(area.remove(extensions, EXTENSION.bitmaps));
+    } else if (!isThere) {
+      this.#setBitmapsBit(false);
+      this.#noteExtensions(area.append(extensions, encodeBitmapsPointer(pointer)));
+    } else {
+      if (!area.replacesAtOnce(extensions, EXTENSION.bitmaps)) this.#setBitmapsBit(false);
+      this.#noteExtensions(area.replace(extensions, encodeBitmapsPointer(pointer)));
+    }
+    if (pointer !== undefined) this.#setBitmapsBit(true);
+    if (this.#writePrepared) this.#regions.setRanges(this.#metadataRanges());
+  }
+
+  #noteExtensions(extensions: Header["extensions"]): void {
+    this.#header = { ...this.#header, extensions };
+    this.file.sync();
+  }
+
+  #setBitmapsBit(consistent: boolean): void {
+    if (bitmapsAreConsistent(this.#header) === consistent || this.#header.version === 2) return;
+    const { autoclearFeatures } = this.#header;
+    this.updateHeader({
+      autoclearFeatures: consistent ? autoclearFeatures | AUTOCLEAR.bitmaps : autoclearFeatures & ~AUTOCLEAR.bitmaps,
+    });
+  }
+
   /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */
   flush(): void {
     try {
@@ -400,10 +446,22 @@ export class ImageMetadata {
       });
     }
     const bitmaps = header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
-    if (bitmaps !== undefined) {
+    if (bitmaps !== undefined && this.#hasReadableBitmaps()) {
       const { directoryOffset, directorySize } = decodeBitmapsPointer(bitmaps.data);
       ranges.push({ kind: "bitmap directory", offset: directoryOffset, length: directorySize });
     }
     return ranges;
+  }
+
+  /** A crash may have torn the pointer to bitmaps that nobody trusts; their directory may stand anywhere then. */
+  #hasReadableBitmaps(): boolean {
+    if (bitmapsAreConsistent(this.#header)) return true;
+    try {
+      readBitmaps(this.file.file, this.#header);
+      return true;
+    } catch (error) {
+      if (error instanceof Qcow2Error) return false;
+      throw error;
+    }
   }
 }

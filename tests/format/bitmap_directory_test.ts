@@ -1,5 +1,10 @@
 import { assertEquals } from "@std/assert";
-import { decodeBitmapDirectory } from "../../lib/format/mod.ts";
+import {
+  decodeBitmapDirectory,
+  encodeBitmapDirectory,
+  encodeBitmapEntry,
+  withBitmapFlags,
+} from "../../lib/format/mod.ts";
 import { assertCode } from "../images.ts";
 
 interface Fields {
@@ -33,26 +38,41 @@ Deno.test("decodeBitmapDirectory() reads every entry", () => {
     {
       tableOffset: 0x1_0007_0000,
       tableEntryCount: 7,
+      flags: 1,
       inUse: true,
       auto: false,
+      type: 1,
       granularityBits: 16,
+      extraDataLength: 0,
+      nameLength: 1,
       name: "a",
+      bytes: bytes.slice(0, 32),
     },
     {
       tableOffset: 0x1_0007_0000,
       tableEntryCount: 1,
+      flags: 6,
       inUse: false,
       auto: true,
+      type: 1,
       granularityBits: 16,
+      extraDataLength: 11,
+      nameLength: 15,
       name: "with extra data",
+      bytes: bytes.slice(32, 88),
     },
     {
       tableOffset: 0x1_0007_0000,
       tableEntryCount: 1,
+      flags: 0,
       inUse: false,
       auto: false,
+      type: 1,
       granularityBits: 16,
+      extraDataLength: 0,
+      nameLength: 3,
       name: "off",
+      bytes: bytes.slice(88),
     },
   ]);
 });
@@ -74,4 +94,33 @@ Deno.test("decodeBitmapDirectory() refuses tables and extra data of sizes that o
   const extra = new Uint8Array(entryOf({}));
   new DataView(extra.buffer).setUint32(20, 0xffffffff);
   assertCode("corrupt", () => decodeBitmapDirectory(extra, 1, 0));
+});
+
+Deno.test("encodeBitmapDirectory() gives back byte for byte what was decoded, extra data included", () => {
+  const bytes = new Uint8Array([
+    ...entryOf({ name: "a", flags: 0x81, tableEntryCount: 7 }),
+    ...entryOf({ name: "extra", flags: 6, extraLength: 13 }),
+  ]);
+  bytes.fill(0xee, 32 + 24, 32 + 24 + 13);
+  const entries = decodeBitmapDirectory(bytes, 2, 0);
+  assertEquals(encodeBitmapDirectory(entries), bytes);
+  const changed = encodeBitmapDirectory(entries.map((entry) => withBitmapFlags(entry, entry.flags ^ 1)));
+  bytes[15] = 0x80;
+  bytes[32 + 15] = 7;
+  assertEquals(changed, bytes);
+});
+
+Deno.test("encodeBitmapEntry() writes what decodeBitmapDirectory() reads, and refuses names that do not fit", () => {
+  const entry = encodeBitmapEntry({
+    tableOffset: 0x1_0007_0000,
+    tableEntryCount: 1,
+    flags: 2,
+    granularityBits: 16,
+    name: "backup",
+  });
+  assertEquals([...entry.bytes], entryOf({}));
+  for (const name of ["", "x".repeat(1024), "ä".repeat(512)]) {
+    assertCode("invalid-argument", () => encodeBitmapEntry({ ...entry, name }));
+  }
+  assertEquals(encodeBitmapEntry({ ...entry, name: "x".repeat(1023) }).nameLength, 1023);
 });
