@@ -51,7 +51,7 @@ Deno.test("decodeBitmapDirectory() reads every entry", () => {
     {
       tableOffset: 0x1_0007_0000,
       tableEntryCount: 1,
-      flags: 6,
+      flags: 2,
       inUse: false,
       auto: true,
       type: 1,
@@ -64,7 +64,7 @@ Deno.test("decodeBitmapDirectory() reads every entry", () => {
     {
       tableOffset: 0x1_0007_0000,
       tableEntryCount: 1,
-      flags: 0,
+      flags: 4,
       inUse: false,
       auto: false,
       type: 1,
