@@ -76,6 +76,23 @@ export class ClusterAllocator {
   }
 
   /**
+   * Allocates clusters that lie in a row, for a table of several clusters.
+   *
+   * @param count How many, at least 1.
+   * @returns The run, all of it, with refcount 1.
+   * @throws {Qcow2Error} As {@linkcode ClusterAllocator.allocateRun} does.
+   */
+  allocateContiguous(count: number): ClusterRun {
+    const { clusterSize } = this.#geometry;
+    const free = this.#refcounts.findFreeRow(this.#firstCandidate, count);
+    // Blocks that are absent are made in front of a row behind everything, so that none of them cuts it.
+    if (free === undefined) return { offset: this.#refcounts.appendRow(count) * clusterSize, count };
+    this.#assertUnused(free * clusterSize, count * clusterSize);
+    this.#refcounts.setRunToOne(free, count);
+    return { offset: free * clusterSize, count };
+  }
+
+  /**
    * Allocates room for compressed bytes: behind those that were allocated last where they fit there, in fresh clusters
    * otherwise. Each cluster that they touch gets one reference more.
    *

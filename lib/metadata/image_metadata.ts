@@ -16,6 +16,7 @@ import {
   headerClusterSize,
   MUTABLE_FIELDS_OFFSET,
 } from "../format/header.ts";
+import { MAX_L1_TABLE_LENGTH } from "../format/limits.ts";
 import { entryOffset } from "../format/table_entries.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { ClusterAllocator } from "./allocator.ts";
@@ -72,14 +73,16 @@ function readStart(file: BlockFile, maxLength: number): Uint8Array {
   return bytes.subarray(0, file.readAt(0, bytes));
 }
 
+function wholeSectors(size: number): number {
+  return size - size % SECTOR_SIZE;
+}
+
 /** The metadata of one open image. */
 export class ImageMetadata {
   /** The host file. */
   readonly file: OrderedFile;
   /** Sizes and index splits. */
   readonly geometry: Geometry;
-  /** The virtual size in bytes: what the header says, in whole sectors. */
-  readonly diskSize: number;
   /** Slices of L2 tables. */
   readonly l2Cache: TableCache;
   /** Slices of refcount blocks. */
@@ -94,6 +97,7 @@ export class ImageMetadata {
   readonly #regions: MetadataRegions;
   readonly #write: boolean;
   #header: Header;
+  #diskSize: number;
   #writePrepared = false;
 
   private constructor(file: OrderedFile, header: Header, options: ImageMetadataOptions) {
@@ -101,7 +105,7 @@ export class ImageMetadata {
     this.#header = header;
     this.#write = options.write;
     this.geometry = geometryOfHeader(header);
-    this.diskSize = header.size - header.size % SECTOR_SIZE;
+    this.#diskSize = wholeSectors(header.size);
     const { clusterSize, l2EntrySize } = this.geometry;
 
     const sliceSize = Math.min(MAX_SLICE_SIZE, clusterSize);
@@ -145,6 +149,7 @@ export class ImageMetadata {
         this.#regions.addTable("active L2 table", offset);
         if (replaced !== 0) this.#regions.removeTable(replaced);
       },
+      onDroppedTable: (offset) => this.#regions.removeTable(offset),
       onCorruption: (message, offset) => this.corruption(message, offset),
     });
     this.#order = new FlushOrder({
@@ -172,6 +177,11 @@ export class ImageMetadata {
   static open(file: BlockFile, options: ImageMetadataOptions): ImageMetadata {
     const header = readHeader(file);
     return new ImageMetadata(new OrderedFile(file, options.durability), header, options);
+  }
+
+  /** The virtual size in bytes: what the header says, in whole sectors. */
+  get diskSize(): number {
+    return this.#diskSize;
   }
 
   /** The header as it stands in the file. */
@@ -218,6 +228,50 @@ export class ImageMetadata {
   updateHeader(changes: Partial<Header>): void {
     this.#writeHeader(changes);
     this.file.sync();
+  }
+
+  /**
+   * Replaces the L1 table by a longer one: written whole and durable before one write of the header points to it, and the old
+   * one is freed after that. Nothing is left dirty in memory.
+   *
+   * @param entryCount How many entries the disk needs; no fewer than there are.
+   * @throws {Qcow2Error} With code `limit-exceeded` where the table would be too long, `no-space` or `io` where the host
+   * fails: the image is as before then.
+   */
+  growL1(entryCount: number): void {
+    const { clusterSize } = this.geometry;
+    const { l1 } = this.mapping;
+    if (entryCount <= l1.entryCount) return;
+    if (entryCount * 8 > MAX_L1_TABLE_LENGTH) {
+      throw new Qcow2Error("limit-exceeded", `L1 table would need ${entryCount * 8} bytes`, {
+        found: entryCount * 8,
+        expected: `at most ${MAX_L1_TABLE_LENGTH}`,
+      });
+    }
+    this.flush();
+    const run = this.allocator.allocateContiguous(Math.ceil(entryCount * 8 / clusterSize));
+    const grown = new PointerTable(run.offset, new Uint8Array(entryCount * 8));
+    grown.bytes.set(l1.bytes);
+    try {
+      this.file.clearAt(run.offset, run.count * clusterSize);
+      this.file.writeAt(run.offset, grown.bytes);
+      this.flush();
+    } catch (error) {
+      if (this.file.failure === undefined) this.allocator.release(run);
+      throw error;
+    }
+    this.updateHeader({ l1TableOffset: run.offset, l1EntryCount: entryCount });
+    this.mapping.adoptL1(grown);
+    this.#regions.setRanges(this.#metadataRanges());
+    const oldClusters = Math.ceil(l1.bytes.length / clusterSize);
+    for (let index = 0; index < oldClusters; index++) this.allocator.freeLater(l1.offset + index * clusterSize);
+    this.flush();
+  }
+
+  /** Gives the end of the host file back, where no cluster is in use. Nothing may be dirty in memory. */
+  truncateHostFile(): void {
+    const end = (this.refcounts.lastUsedCluster() + 1) * this.geometry.clusterSize;
+    if (end < this.file.file.size) this.file.file.truncate(end);
   }
 
   /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */
@@ -283,6 +337,7 @@ export class ImageMetadata {
     const changed = { ...this.#header, ...changes };
     this.file.writeAt(MUTABLE_FIELDS_OFFSET, encodeMutableFields(changed));
     this.#header = changed;
+    this.#diskSize = wholeSectors(changed.size);
   }
 
   #writeMovedRefcountTable(): void {

@@ -218,6 +218,74 @@ export class Refcounts {
   }
 
   /**
+   * Finds free clusters that lie in a row, within the refcount blocks that are there.
+   *
+   * @param from Index of the cluster to begin at.
+   * @param count How many are needed.
+   * @returns Index of the first cluster, or `undefined` where no row is long enough.
+   */
+  findFreeRow(from: number, count: number): number | undefined {
+    const { refcountBlockEntryCount, clusterSize } = this.#geometry;
+    let first = from;
+    let found = 0;
+    for (let cluster = from; found < count;) {
+      const blockIndex = Math.floor(cluster / refcountBlockEntryCount);
+      if (blockIndex >= this.#table.entryCount) return undefined;
+      const run = this.blockOffset(blockIndex) === 0 ? undefined : this.findFreeInBlock(cluster, count - found);
+      if (run === undefined) {
+        cluster = (blockIndex + 1) * refcountBlockEntryCount;
+        found = 0;
+        continue;
+      }
+      const start = run.offset / clusterSize;
+      if (found === 0 || start !== first + found) {
+        first = start;
+        found = 0;
+      }
+      found += run.count;
+      cluster = start + run.count;
+    }
+    return first;
+  }
+
+  /**
+   * Makes a row of clusters with refcount one behind everything that has refcounts, and the refcount blocks for it in front
+   * of it. A row may be longer than what one block describes: no block stands in its way.
+   *
+   * @param count How many clusters.
+   * @returns Index of the first cluster.
+   * @throws {Qcow2Error} With code `no-space` where the refcount table would be too long.
+   */
+  appendRow(count: number): number {
+    let blockIndex = this.#table.entryCount;
+    while (blockIndex > 0 && this.blockOffset(blockIndex - 1) === 0) blockIndex--;
+    return this.#appendBlocks(blockIndex, count);
+  }
+
+  /**
+   * The last cluster with a refcount.
+   *
+   * @returns Its index; -1 where there is none.
+   */
+  lastUsedCluster(): number {
+    const { refcountBlockEntryCount, refcountOrder } = this.#geometry;
+    for (let blockIndex = this.#table.entryCount - 1; blockIndex >= 0; blockIndex--) {
+      if (this.blockOffset(blockIndex) === 0) continue;
+      const blockStart = blockIndex * refcountBlockEntryCount;
+      const blockEnd = blockStart + refcountBlockEntryCount;
+      const step = Math.min(this.#entriesPerSlice, refcountBlockEntryCount);
+      for (let start = blockEnd - step; start >= blockStart; start -= step) {
+        const slice = this.#sliceOf(start);
+        if (slice === undefined) continue;
+        for (let index = step - 1; index >= 0; index--) {
+          if (getRefcount(slice.view, index, refcountOrder) !== 0) return start + index;
+        }
+      }
+    }
+    return -1;
+  }
+
+  /**
    * The stretches of a block's clusters in which any refcount is not zero.
    *
    * @param blockIndex Index of a block that is there.
@@ -253,7 +321,7 @@ export class Refcounts {
    */
   #makeBlock(blockIndex: number): void {
     if (blockIndex >= this.#table.entryCount) {
-      this.#growTable(blockIndex);
+      this.#appendBlocks(blockIndex, 0);
       return;
     }
     const { clusterSize, refcountBlockEntryCount } = this.#geometry;
@@ -278,23 +346,31 @@ export class Refcounts {
   }
 
   /**
-   * Replaces the refcount table by a longer one that reaches a block. The new blocks and the new table stand in a row behind
-   * everything that has refcounts, and the blocks describe themselves and the table:
+   * Makes the blocks from an index on, behind which all are absent, and a row of used clusters with them. Where the refcount
+   * table does not reach that far, it is replaced by a longer one. All of it stands in a row behind everything that has
+   * refcounts, and the blocks describe themselves and what follows them:
    *
    * ```
-   *   | block b | block b+1 | ... | new refcount table | free ...
+   *   | block b | block b+1 | ... | new refcount table, if any | row | free ...
    *   ^ first cluster that block b describes
    * ```
    *
    * The header still points to the old table; the flush order changes that once all of this is durable.
+   *
+   * Returns the index of the row's first cluster.
    */
-  #growTable(blockIndex: number): void {
+  #appendBlocks(blockIndex: number, rowCount: number): number {
     const { clusterSize, refcountBlockEntryCount } = this.#geometry;
     const entriesPerCluster = clusterSize / 8;
     let tableClusters = 0;
     let blocks = 1;
     for (;;) {
-      const neededBlocks = Math.ceil((blocks + tableClusters) / refcountBlockEntryCount);
+      const neededBlocks = Math.ceil((blocks + tableClusters + rowCount) / refcountBlockEntryCount);
+      if (blockIndex + Math.max(blocks, neededBlocks) <= this.#table.entryCount) {
+        if (neededBlocks <= blocks) break;
+        blocks = neededBlocks;
+        continue;
+      }
       const entries = Math.max(blockIndex + neededBlocks, Math.ceil(this.#table.entryCount * TABLE_GROWTH));
       const limited = Math.min(entries, MAX_REFCOUNT_TABLE_LENGTH / 8);
       const neededTable = Math.ceil(limited / entriesPerCluster);
@@ -302,7 +378,8 @@ export class Refcounts {
       blocks = Math.max(blocks, neededBlocks);
       tableClusters = Math.max(tableClusters, neededTable);
     }
-    const entryCount = tableClusters * entriesPerCluster;
+    const grows = tableClusters > 0;
+    const entryCount = grows ? tableClusters * entriesPerCluster : this.#table.entryCount;
     if (entryCount * 8 > MAX_REFCOUNT_TABLE_LENGTH || blockIndex + blocks > entryCount) {
       throw new Qcow2Error(
         "no-space",
@@ -312,20 +389,25 @@ export class Refcounts {
     }
     const firstCluster = blockIndex * refcountBlockEntryCount;
     const tableOffset = (firstCluster + blocks) * clusterSize;
-    this.#options.assertUnused(firstCluster * clusterSize, (blocks + tableClusters) * clusterSize);
-    const used = blocks + tableClusters;
+    const used = blocks + tableClusters + rowCount;
+    this.#options.assertUnused(firstCluster * clusterSize, used * clusterSize);
     for (let index = 0; index < blocks; index++) {
       const rest = used - index * refcountBlockEntryCount;
       this.#writeBlock((firstCluster + index) * clusterSize, Math.min(refcountBlockEntryCount, rest));
     }
-    const bytes = new Uint8Array(entryCount * 8);
-    bytes.set(this.#table.bytes);
-    const old = this.#table;
-    this.#table = new PointerTable(tableOffset, bytes);
-    this.#table.markAllDirty();
-    this.#replacedTables.push({ offset: old.offset, count: old.entryCount / entriesPerCluster });
+    if (grows) this.#moveTable(tableOffset, entryCount);
     for (let index = 0; index < blocks; index++) {
       this.#linkBlock(blockIndex + index, (firstCluster + index) * clusterSize);
     }
+    return firstCluster + blocks + tableClusters;
+  }
+
+  #moveTable(offset: number, entryCount: number): void {
+    const bytes = new Uint8Array(entryCount * 8);
+    bytes.set(this.#table.bytes);
+    const old = this.#table;
+    this.#table = new PointerTable(offset, bytes);
+    this.#table.markAllDirty();
+    this.#replacedTables.push({ offset: old.offset, count: old.bytes.length / this.#geometry.clusterSize });
   }
 }
