@@ -33,6 +33,8 @@ export type { BackingPolicy, BackingReference } from "./lib/image/backing.ts";
 export { detectImageType, type ImageType } from "./lib/image/detect.ts";
 export type { FileSource } from "./lib/image/host_file.ts";
 export type { CreateOptions, Durability, ImageOptions, OpenOptions } from "./lib/image/options.ts";
+export type { Preallocation } from "./lib/image/preallocation.ts";
+export type { ResizeOptions } from "./lib/image/resize.ts";
 export { Qcow2File, type TableEntry } from "./lib/image/qcow2_file.ts";
 export { type RawCreateOptions, RawFile, type RawOpenOptions } from "./lib/image/raw_file.ts";
 export * from "./lib/operations/mod.ts";

@@ -5,7 +5,7 @@
  */
 
 /** The commands. */
-export const COMMAND_NAMES = ["check", "convert", "create", "help", "info", "map"] as const;
+export const COMMAND_NAMES = ["check", "convert", "create", "help", "info", "map", "resize"] as const;
 /** Name of a command. */
 export type CommandName = (typeof COMMAND_NAMES)[number];
 
@@ -92,6 +92,18 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
     ],
     examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
+  },
+  resize: {
+    summary: "make the disk of an image longer or shorter",
+    usage: "resize [-f FORMAT] [--preallocation MODE] [--shrink] [-q] FILE [+|-]SIZE",
+    description: `Sets the virtual size of FILE, or changes it by SIZE. What is added reads as zeroes.\n${SIZES}`,
+    options: [
+      FORMAT,
+      ["--preallocation MODE", "what is allocated of an added range: off (the default), metadata, falloc, full"],
+      ["--shrink", "allow that the disk becomes shorter; what stands behind its new end is lost"],
+      QUIET,
+    ],
+    examples: ["resize disk.qcow2 +10G", "resize --shrink disk.qcow2 20G"],
   },
   help: {
     summary: "explain a command",

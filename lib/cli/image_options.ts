@@ -6,7 +6,7 @@
 
 import type { ImageType } from "../image/detect.ts";
 import { CliError } from "./errors.ts";
-import { type ParsedSize, parseSize } from "./sizes.ts";
+import { type ParsedSize, parseSize, parseSizeParameter } from "./sizes.ts";
 
 /** An option that an image can be created with. */
 interface ImageOptionDefinition {
@@ -171,13 +171,7 @@ function checkValue({ name, type }: ImageOptionDefinition, value: string): void 
     throw new CliError(`Parameter '${name}' expects 'on' or 'off'`);
   }
   if (type === "size") {
-    const size = parseSize(value);
-    if (size === "out-of-range") throw new CliError(`Value '${value}' is out of range for parameter '${name}'`);
-    if (size !== "invalid") return;
-    throw new CliError(
-      `Parameter '${name}' expects a non-negative number below 2^64\n` +
-        "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
-    );
+    parseSizeParameter(name, value);
   }
   if (type === "num") {
     const number = parseNumber(value);

@@ -20,6 +20,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   create: async () => (await import("./create.ts")).create,
   info: async () => (await import("./info.ts")).info,
   map: async () => (await import("./map.ts")).map,
+  resize: async () => (await import("./resize.ts")).resize,
   help: () => Promise.resolve(help),
 };
 

@@ -6,6 +6,7 @@
 
 import type { BackingPolicy } from "./backing.ts";
 import type { ImageType } from "./detect.ts";
+import type { Preallocation } from "./preallocation.ts";
 import type { LayoutOptions } from "../format/layout.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
 
@@ -56,6 +57,12 @@ export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size">
   readonly backingFile?: string;
   /** Format of the backing file; must be said where there is one. */
   readonly backingFormat?: ImageType;
+  /**
+   * What is allocated ahead of use; not together with a backing file.
+   *
+   * @default {"off"}
+   */
+  readonly preallocation?: Preallocation;
   /**
    * Whether to refuse where the file exists already.
    *

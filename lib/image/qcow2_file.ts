@@ -24,6 +24,8 @@ import { checkRange, seekTo } from "./cursor.ts";
 import { GuestIo } from "./guest_io.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
 import type { CreateOptions, OpenOptions } from "./options.ts";
+import { checkedPreallocation, preallocateGuestRange, type Preallocation } from "./preallocation.ts";
+import { resizeImage, type ResizeOptions } from "./resize.ts";
 import { RawFile } from "./raw_file.ts";
 
 /** What an L2 entry or L1 entry points to, for inspection. */
@@ -159,6 +161,12 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       });
     }
     // Everything that can be wrong with the options is found before the file is touched.
+    if (checkedPreallocation(options.preallocation) !== "off" && options.backingFile !== undefined) {
+      throw new Qcow2Error("invalid-argument", "Backing file and preallocation cannot be used at the same time", {
+        found: options.preallocation ?? "off",
+        expected: "off",
+      });
+    }
     const planned = createLayout({ ...options, size: options.size ?? 0 });
     const backing = Qcow2File.#openBacking(
       planned.header,
@@ -192,11 +200,19 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       if (options.durability !== "none") file.sync();
       file.writeAt(0, layout.headerCluster);
       if (options.durability !== "none") file.sync();
-      return new Qcow2File(file, { ...options, write: true }, backing);
+      const image = new Qcow2File(file, { ...options, write: true }, backing);
+      image.#preallocate(options.preallocation ?? "off");
+      return image;
     } catch (error) {
       file.close();
       throw error;
     }
+  }
+
+  #preallocate(mode: Preallocation): void {
+    if (mode === "off") return;
+    this.#metadata.prepareForWriting();
+    preallocateGuestRange(this.#metadata, 0, this.size, mode);
   }
 
   /** Opens the backing file that an image names, where the caller allows it. */
@@ -413,6 +429,35 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   punchHole(offset: number, length: number): void {
     this.writeZeroesAt(offset, length, { unmap: true });
+  }
+
+  /**
+   * Makes the disk longer or shorter. What is added reads as zeroes, also where a backing file is longer than the disk was.
+   * The change is durable on return; a crash leaves the old size or the new one.
+   *
+   * @param size The new virtual size in bytes, rounded up to a multiple of 512.
+   * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
+   * @throws {Qcow2Error} With code `invalid-argument` where the disk would become shorter without `shrink: true`,
+   * `unsupported` where the image has bitmaps, or snapshots in version 2, `limit-exceeded` where the size needs larger
+   * clusters; otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.resize(1 << 30);
+   * disk.resize(1 << 16, { shrink: true });
+   * assertEquals(disk.size, 65536);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  resize(size: number, options: ResizeOptions = {}): void {
+    this.#assertWritable();
+    resizeImage(this.#metadata, this.#io, this.#backing, size, options);
   }
 
   /**
