@@ -80,7 +80,7 @@ async function intoNew(
   const size = BigInt(source.size);
   const path = pathOfImage(request.target);
   const prefix = `${request.target}: error while converting ${format}: `;
-  withPrefix(prefix, () => refuseUnsupportedOptions(format, options));
+  withPrefix(prefix, () => refuseUnsupportedOptions(format, options, true));
   const sourcePaths = request.sources.map(pathOfImage);
   using target = withPrefix(prefix, () => ConversionTarget.prepare(path, sourcePaths));
   const { createNew } = target;

@@ -80,7 +80,7 @@ function createNamed(context: Context, request: CreateRequest): void {
     if (options.text("size") !== undefined) throw new CliError("The image size must be specified only once");
     options.set("size", String(sizeArgument));
   }
-  refuseUnsupportedOptions(format, options);
+  refuseUnsupportedOptions(format, options, false);
   const size = options.number("size");
   if (size === undefined) throw new CliError("Image creation needs a size parameter");
   if (!request.quiet) context.console.out(`Formatting '${name}', fmt=${format}${options}\n`);

@@ -8,12 +8,13 @@ import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import type { ImageType } from "../image/detect.ts";
 import type { CreateOptions } from "../image/options.ts";
+import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
 import { CliError, explainCreateError, notSupported } from "./errors.ts";
 import type { ImageOptions } from "./image_options.ts";
 
-const PREALLOCATION_MODES: readonly string[] = ["off", "metadata", "falloc", "full"];
+const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
 const MAX_INT64 = 2n ** 63n - 1n;
 const SECTOR_SIZE = 512n;
@@ -23,9 +24,10 @@ const SECTOR_SIZE = 512n;
  *
  * @param format Format of the image.
  * @param options Its options.
+ * @param isTarget Whether the image is the target of a conversion, which decides itself what is allocated.
  * @throws {CliError} Where one of them cannot be followed.
  */
-export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions): void {
+export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions, isTarget: boolean): void {
   if (format === "qcow2") {
     for (const name of ["backing_file", "backing_fmt", "data_file"]) {
       if (options.text(name) !== undefined) throw notSupported(`Option '${name}'`);
@@ -39,7 +41,7 @@ export function refuseUnsupportedOptions(format: ImageType, options: ImageOption
     }
   }
   const preallocation = options.text("preallocation") ?? "off";
-  if (preallocation !== "off" && PREALLOCATION_MODES.includes(preallocation)) {
+  if (isTarget && preallocation !== "off" && PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
     throw notSupported(`Option 'preallocation=${preallocation}'`);
   }
 }
@@ -78,7 +80,7 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   const size = Number(image.size);
   try {
     const disk = layout === undefined
-      ? RawFile.create(path, { size, createNew })
+      ? RawFile.create(path, { size, createNew, preallocation: preallocationOf(image.options) })
       : Qcow2File.create(path, { ...layout, size, createNew, durability: "none" });
     onTouch();
     return disk;
@@ -89,9 +91,20 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   }
 }
 
-function checkRawOptions({ format, options }: NewImage): void {
+function checkRawOptions({ format, options, path }: NewImage): void {
   const preallocation = options.text("preallocation") ?? "off";
-  if (format === "raw" && preallocation !== "off") throw new CliError(`invalid parameter value: ${preallocation}`);
+  if (format !== "raw") return;
+  if (!PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
+    throw new CliError(`invalid parameter value: ${preallocation}`);
+  }
+  if (preallocation !== "metadata") return;
+  // As qemu-img does, which finds out only once the file is there.
+  RawFile.create(path, { size: 0 }).close();
+  throw new CliError("Unsupported preallocation mode: metadata");
+}
+
+function preallocationOf(options: ImageOptions): Preallocation {
+  return PREALLOCATION_MODES.find((mode) => mode === options.text("preallocation")) ?? "off";
 }
 
 /** Checks the options of a qcow2 image in QEMU's order, so that of several mistakes the same one is told. */
@@ -100,7 +113,7 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
   const version = Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;
   if (version === undefined) throw new CliError(`Parameter 'version' does not accept value '${compat}'`);
   const preallocation = options.text("preallocation") ?? "off";
-  if (!PREALLOCATION_MODES.includes(preallocation)) {
+  if (!PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
     throw new CliError(`Parameter 'preallocation' does not accept value '${preallocation}'`);
   }
   const compressionType = options.text("compression_type") ?? "zlib";
@@ -131,7 +144,8 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
       "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)",
     );
   }
-  return { version, compressionType, clusterSize, lazyRefcounts, refcountBits };
+  const preallocationMode = preallocationOf(options);
+  return { version, compressionType, clusterSize, lazyRefcounts, refcountBits, preallocation: preallocationMode };
 }
 
 function isPowerOfTwo(value: number): boolean {

@@ -144,7 +144,7 @@ export class RawFile implements Disk {
       if (preallocation !== "off") reserveHostRange(file, 0, length, preallocation);
       else file.truncate(length);
       // As QEMU does: with its first block allocated, a file answers questions about its alignment like any other.
-      if (size > 0 && preallocation === "off") file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
+      if (size > 0 && preallocation !== "full") file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
       return new RawFile(file);
     } catch (error) {
       file.close();
