@@ -29,6 +29,7 @@ export type { CompressionType, EncryptionMethod, Header } from "./lib/format/hea
 export type { HeaderExtension } from "./lib/format/header_extensions.ts";
 export type { LayoutOptions } from "./lib/format/layout.ts";
 export type { Snapshot } from "./lib/format/snapshot_table.ts";
+export type { AmendOptions } from "./lib/image/amend.ts";
 export type { BackingPolicy, BackingReference } from "./lib/image/backing.ts";
 export { detectImageType, type ImageType } from "./lib/image/detect.ts";
 export type { FileSource } from "./lib/image/host_file.ts";

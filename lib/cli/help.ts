@@ -5,7 +5,7 @@
  */
 
 /** The commands. */
-export const COMMAND_NAMES = ["check", "convert", "create", "help", "info", "map", "resize"] as const;
+export const COMMAND_NAMES = ["amend", "check", "convert", "create", "help", "info", "map", "resize"] as const;
 /** Name of a command. */
 export type CommandName = (typeof COMMAND_NAMES)[number];
 
@@ -92,6 +92,19 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
     ],
     examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
+  },
+  amend: {
+    summary: "change what an image was created with",
+    usage: "amend [-f FORMAT] -o OPTIONS [-p] [-q] [--force] FILE",
+    description: "Changes version, refcount width, lazy refcounts or size of FILE, in place.",
+    options: [
+      FORMAT,
+      ["-o NAME=VALUE,…", "what to change; -o help lists it. May be repeated"],
+      ["-p", "show progress"],
+      QUIET,
+      ["--force, -t", "accepted as qemu-img does, without effect"],
+    ],
+    examples: ["amend -o compat=1.1,lazy_refcounts=on disk.qcow2", "amend -o refcount_bits=64 disk.qcow2"],
   },
   resize: {
     summary: "make the disk of an image longer or shorter",

@@ -19,6 +19,7 @@ import { ImageMetadata, readHeader } from "../metadata/image_metadata.ts";
 import { readBitmaps } from "../metadata/bitmaps.ts";
 import { readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
+import { amendImage, type AmendOptions } from "./amend.ts";
 import { allowedBacking, backingReference, realPath } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
 import { GuestIo } from "./guest_io.ts";
@@ -67,18 +68,20 @@ export interface TableEntry {
  */
 export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Closer {
   readonly #file: BlockFile;
-  readonly #metadata: ImageMetadata;
-  readonly #io: GuestIo;
+  readonly #options: OpenOptions;
+  #metadata: ImageMetadata;
+  #io: GuestIo;
   readonly #backing: Disk | undefined;
   readonly #write: boolean;
   #cursor = 0;
   #closed = false;
 
   private constructor(file: BlockFile, options: OpenOptions, backing: Disk | undefined) {
-    const { write = false, durability = "full", cacheSize } = options;
+    const { write = false } = options;
     this.#file = file;
     this.#write = write;
-    this.#metadata = ImageMetadata.open(file, { write, durability, cacheSize });
+    this.#options = options;
+    this.#metadata = openMetadata(file, options);
     this.#backing = backing;
     this.#io = new GuestIo(this.#metadata, backing);
     if (write) this.#prepareForWriting();
@@ -461,6 +464,51 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   }
 
   /**
+   * Changes what the image was created with: format version, refcount width, lazy refcounts, size. The changes are durable on
+   * return; a crash leaves an image with some of them. Unknown header fields and header extensions are kept.
+   *
+   * @param options What to change.
+   * @throws {Qcow2Error} With code `invalid-argument` where the options contradict the format, or the disk would become
+   * shorter without `shrink: true`; `unsupported` where version 2 cannot say what the image holds; `refcount-overflow` where a
+   * refcount does not fit into the new width; otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20, version: 2 });
+   * disk.amend({ version: 3, refcountBits: 64 });
+   * assertEquals([disk.header.version, disk.header.refcountOrder], [3, 6]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  amend(options: AmendOptions): void {
+    this.#assertWritable();
+    const metadata = (): ImageMetadata => this.#metadata;
+    const io = (): GuestIo => this.#io;
+    amendImage({
+      get metadata() {
+        return metadata();
+      },
+      get io() {
+        return io();
+      },
+      backing: this.#backing,
+      reopen: () => this.#reopen(),
+    }, options);
+  }
+
+  #reopen(): void {
+    this.#metadata.flushForGood();
+    this.#metadata = openMetadata(this.#file, this.#options);
+    this.#io = new GuestIo(this.#metadata, this.#backing);
+    this.#metadata.prepareForWriting();
+  }
+
+  /**
    * The stretches that a range consists of.
    *
    * @param offset Where to begin on the disk, in bytes; 0 without it.
@@ -746,6 +794,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     if (!this.#write) throw readOnlyError();
     this.#metadata.prepareForWriting();
   }
+}
+
+function openMetadata(file: BlockFile, options: OpenOptions): ImageMetadata {
+  const { write = false, durability = "full", cacheSize } = options;
+  return ImageMetadata.open(file, { write, durability, cacheSize });
 }
 
 function nameOf(source: FileSource): string {

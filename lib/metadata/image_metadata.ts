@@ -21,6 +21,7 @@ import { entryOffset } from "../format/table_entries.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { ClusterAllocator } from "./allocator.ts";
 import { type BreakableRule, FlushOrder } from "./flush_order.ts";
+import { writeWholeHeader } from "./header_rewrite.ts";
 import { Mapping } from "./mapping.ts";
 import { type MetadataRange, MetadataRegions, overlapError } from "./metadata_regions.ts";
 import { type Durability, OrderedFile } from "./ordered_file.ts";
@@ -272,6 +273,18 @@ export class ImageMetadata {
   truncateHostFile(): void {
     const end = (this.refcounts.lastUsedCluster() + 1) * this.geometry.clusterSize;
     if (end < this.file.file.size) this.file.file.truncate(end);
+  }
+
+  /**
+   * Writes the whole header, where its length or its extensions change. Whoever does that opens the image anew.
+   *
+   * @param changes The fields to change.
+   * @throws {Qcow2Error} With code `invalid-argument` where the header does not fit into one cluster, `no-space` or `io`.
+   */
+  rewriteHeader(changes: Partial<Header>): void {
+    const changed = { ...this.#header, ...changes };
+    writeWholeHeader(this.file, changed);
+    this.#header = changed;
   }
 
   /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */
