@@ -3,36 +3,7 @@ import { checkImage, type CreateOptions, Qcow2File, RawFile } from "../../mod.ts
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { filled, KIB, MIB, readBytes } from "../images.ts";
 import { Random } from "../random.ts";
-import { ScratchFile } from "./flat_file.ts";
-import { Recorder } from "./recorder.ts";
-import { buildState, crashStates, describeState } from "./states.ts";
-
-/** Does something to an image, and judges every state that a power cut in between could leave. */
-function everyCrash(
-  image: Uint8Array,
-  random: Random,
-  act: (file: Recorder) => void,
-  judge: (state: ScratchFile, what: string) => void,
-): number {
-  const recorder = new Recorder(image);
-  const scratch = new ScratchFile(recorder.durable);
-  let states = 0;
-  let epoch = 0;
-  const explore = () => {
-    epoch++;
-    for (const state of crashStates(recorder.changes, random, { listed: 20, subsets: 10, torn: 10 })) {
-      buildState(scratch, recorder.changes, state);
-      judge(scratch, `epoch ${epoch} ${describeState(state)}`);
-      scratch.restore();
-      states++;
-    }
-  };
-  recorder.onSync = explore;
-  recorder.onCommit = (start, end) => scratch.touch(start, end);
-  act(recorder);
-  explore();
-  return states;
-}
+import { everyCrash } from "./every_crash.ts";
 
 const BACKING = filled(2 * MIB, 5);
 const backing = () => RawFile.open(MemoryBlockFile.from(BACKING));
@@ -83,3 +54,28 @@ for (const [name, options, from, to] of CASES) {
     assert(states > 20, `${states} states`);
   });
 }
+
+Deno.test("everyCrash() notices where syncs come to nothing", () => {
+  for (const [clusterSize, from, to] of [[512, 300 * KIB, 8 * MIB], [512, 900 * KIB, 100 * KIB]] as const) {
+    const file = new MemoryBlockFile();
+    let image = new Uint8Array();
+    {
+      using disk = Qcow2File.create(file, { size: from, clusterSize, refcountBits: 64 });
+      disk.writeAt(0, filled(from, 1));
+      disk.flush();
+      image = file.toBytes();
+    }
+    let broken = 0;
+    everyCrash(image, new Random("merged"), (recorder) => {
+      using disk = Qcow2File.open(recorder, { write: true });
+      disk.resize(to, { shrink: true });
+    }, (state) => {
+      try {
+        if (checkImage(state).corruptions > 0) broken++;
+      } catch {
+        broken++;
+      }
+    }, { mergeSyncs: true });
+    assert(broken > 0, `${clusterSize}: ${from} to ${to}`);
+  }
+});
