@@ -470,7 +470,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * @param options What to change.
    * @throws {Qcow2Error} With code `invalid-argument` where the options contradict the format, or the disk would become
    * shorter without `shrink: true`; `unsupported` where version 2 cannot say what the image holds; `refcount-overflow` where a
-   * refcount does not fit into the new width; otherwise as {@linkcode Qcow2File.writeAt} does.
+   * refcount does not fit into the new width; otherwise as {@linkcode Qcow2File.writeAt} does. Where the host fails while
+   * the changed metadata is read again, the image is closed.
    *
    * @example Usage
    * ```ts
@@ -501,11 +502,19 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     }, options);
   }
 
+  /** Reads the metadata anew. Where that fails, what is in memory must not reach the file any more: the image is closed. */
   #reopen(): void {
-    this.#metadata.flushForGood();
-    this.#metadata = openMetadata(this.#file, this.#options);
-    this.#io = new GuestIo(this.#metadata, this.#backing);
-    this.#metadata.prepareForWriting();
+    try {
+      this.#metadata.flushForGood();
+      this.#metadata = openMetadata(this.#file, this.#options);
+      this.#io = new GuestIo(this.#metadata, this.#backing);
+      this.#metadata.prepareForWriting();
+    } catch (error) {
+      this.#closed = true;
+      this.#file.close();
+      this.#backing?.close();
+      throw error;
+    }
   }
 
   /**

@@ -28,21 +28,24 @@ const SECTOR_SIZE = 512;
  *
  * @param file The host file.
  * @param header What to write.
+ * @param onSwitched Called once the file says what the header says, be it complete or not.
  * @throws {Qcow2Error} With code `invalid-argument` where it does not fit into one cluster, `no-space` or `io`.
  */
-export function writeWholeHeader(file: OrderedFile, header: Header): void {
+export function writeWholeHeader(file: OrderedFile, header: Header, onSwitched: () => void): void {
   const cluster = new Uint8Array(2 ** header.clusterBits);
   cluster.set(encodeHeader(header));
   const extensions = header.extensions.filter(({ type }) => type !== EXTENSION.featureNames);
   const compact = encodeHeader({ ...header, extensions });
   if (compact.length > SECTOR_SIZE) {
     file.writeAt(0, cluster);
+    onSwitched();
     file.sync();
     return;
   }
   const sector = new Uint8Array(SECTOR_SIZE);
   sector.set(compact);
   file.writeAt(0, sector);
+  onSwitched();
   file.sync();
   if (cluster.length === SECTOR_SIZE) return;
   file.writeAt(SECTOR_SIZE, cluster.subarray(SECTOR_SIZE));

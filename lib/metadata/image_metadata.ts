@@ -283,8 +283,8 @@ export class ImageMetadata {
    */
   rewriteHeader(changes: Partial<Header>): void {
     const changed = { ...this.#header, ...changes };
-    writeWholeHeader(this.file, changed);
-    this.#header = changed;
+    // Where only its last part cannot be written, nobody must write the old fields over it.
+    writeWholeHeader(this.file, changed, () => this.#header = changed);
   }
 
   /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */
