@@ -112,8 +112,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
     description: `Sets the virtual size of FILE, or changes it by SIZE. What is added reads as zeroes.\n${SIZES}`,
     options: [
       FORMAT,
-      ["--preallocation MODE", "what is allocated of an added range: off (the default), metadata, falloc, full"],
-      ["--shrink", "allow that the disk becomes shorter; what stands behind its new end is lost"],
+      ["--preallocation MODE", "what is allocated of what is added: off, metadata, falloc or full"],
+      ["--shrink", "allow a shorter disk; what stands behind its new end is lost"],
       QUIET,
     ],
     examples: ["resize disk.qcow2 +10G", "resize --shrink disk.qcow2 20G"],

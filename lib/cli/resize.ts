@@ -40,7 +40,8 @@ const MAX_INT64 = 2n ** 63n - 1n;
  */
 export function resize(context: Context, args: readonly string[]): number {
   // The size stands last, so that one that begins with "-" is no option.
-  const asksForHelp = args.length === 1 && (args[0] === "-h" || args[0] === "--help");
+  const last = args.at(-1) ?? "";
+  const asksForHelp = last === "-h" || last === "--help";
   if (args.length < 2 && !asksForHelp) throw new UsageError("Not enough arguments");
   const parsed = parseArguments("resize", asksForHelp ? args : args.slice(0, -1), OPTIONS);
   if (parsed.has("help")) {
@@ -50,7 +51,7 @@ export function resize(context: Context, args: readonly string[]): number {
   const preallocation = preallocationOf(parsed.last("preallocation"));
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting image file name and size");
-  const change = parseChange(args.at(-1) ?? "");
+  const change = parseChange(last);
   refuseImageDescriptions(parsed);
   const image = resolveImage(name, parsed.last("format"));
   const disk = openResizable(name, image);
