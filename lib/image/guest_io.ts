@@ -150,8 +150,8 @@ export class GuestIo {
    */
   clearBehindEnd(offset: number, end: number): void {
     const { header, geometry, mapping } = this.#metadata;
-    const firstWhole = Math.min(end, alignUp(offset, geometry.clusterSize));
-    this.#zeroBytes(offset, firstWhole);
+    const firstWhole = alignUp(offset, geometry.clusterSize);
+    this.#zeroBytes(offset, Math.min(end, firstWhole));
     const hidesBacking = header.version >= 3 && this.#backing !== undefined;
     this.#eachRun(firstWhole, alignUp(end, geometry.clusterSize), (run, position) => {
       if (run.kind === ClusterKind.zero) return;

@@ -125,6 +125,16 @@ Deno.test("resize() does not show a backing file that is longer than the disk wa
   }
 });
 
+Deno.test("resize() within a cluster leaves the cluster where it is", () => {
+  using disk = Qcow2File.open(emptyImage({ size: 1024, clusterSize: 4096 }), { write: true });
+  disk.writeAt(0, filled(1024, 1));
+  for (let size = 1536; size <= 5 * KIB; size += 512) {
+    disk.resize(size);
+    assertEquals(readBytes(disk, 0, size), new Uint8Array(size).fill(1, 0, 1024));
+    assertClean(disk);
+  }
+});
+
 Deno.test("resize() gives clusters to what it adds, which reads as zeroes", () => {
   for (const preallocation of ["metadata", "falloc", "full"] as const) {
     const file = emptyImage({ size: 100 * KIB, clusterSize: 4096, refcountBits: 64 });
