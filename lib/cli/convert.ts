@@ -94,7 +94,7 @@ async function intoNew(
   const path = pathOfImage(request.target);
   using backing = openTargetBacking(path, options);
   const prefix = `${request.target}: error while converting ${format}: `;
-  withPrefix(prefix, () => refuseUnsupportedOptions(format, options));
+  withPrefix(prefix, () => refuseUnsupportedOptions(format, options, true));
   const sourcePaths = request.sources.map(pathOfImage);
   using target = withPrefix(prefix, () => ConversionTarget.prepare(path, sourcePaths));
   const { createNew } = target;

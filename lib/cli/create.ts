@@ -93,7 +93,7 @@ function createNamed(context: Context, request: CreateRequest): void {
     options.set("size", String(sizeArgument));
   }
   setBackingFile(format, options, request);
-  refuseUnsupportedOptions(format, options);
+  refuseUnsupportedOptions(format, options, false);
   const backing = openBackingFile(path, options, request.unsafe);
   try {
     if (backing !== undefined && options.text("size") === undefined) options.set("size", String(backing.size));

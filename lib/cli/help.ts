@@ -5,7 +5,18 @@
  */
 
 /** The commands. */
-export const COMMAND_NAMES = ["bitmap", "check", "convert", "create", "help", "info", "map", "snapshot"] as const;
+export const COMMAND_NAMES = [
+  "amend",
+  "bitmap",
+  "check",
+  "convert",
+  "create",
+  "help",
+  "info",
+  "map",
+  "resize",
+  "snapshot",
+] as const;
 /** Name of a command. */
 export type CommandName = (typeof COMMAND_NAMES)[number];
 
@@ -115,6 +126,31 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
     ],
     examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
+  },
+  amend: {
+    summary: "change what an image was created with",
+    usage: "amend [-f FORMAT] -o OPTIONS [-p] [-q] [--force] FILE",
+    description: "Changes version, refcount width, lazy refcounts or size of FILE, in place.",
+    options: [
+      FORMAT,
+      ["-o NAME=VALUE,…", "what to change; -o help lists it. May be repeated"],
+      ["-p", "show progress"],
+      QUIET,
+      ["--force, -t", "accepted as qemu-img does, without effect"],
+    ],
+    examples: ["amend -o compat=1.1,lazy_refcounts=on disk.qcow2", "amend -o refcount_bits=64 disk.qcow2"],
+  },
+  resize: {
+    summary: "make the disk of an image longer or shorter",
+    usage: "resize [-f FORMAT] [--preallocation MODE] [--shrink] [-q] FILE [+|-]SIZE",
+    description: `Sets the virtual size of FILE, or changes it by SIZE. What is added reads as zeroes.\n${SIZES}`,
+    options: [
+      FORMAT,
+      ["--preallocation MODE", "what is allocated of what is added: off, metadata, falloc or full"],
+      ["--shrink", "allow a shorter disk; what stands behind its new end is lost"],
+      QUIET,
+    ],
+    examples: ["resize disk.qcow2 +10G", "resize --shrink disk.qcow2 20G"],
   },
   snapshot: {
     summary: "list, make, apply and delete internal snapshots",

@@ -6,7 +6,7 @@
 
 import type { ImageType } from "../image/detect.ts";
 import { CliError } from "./errors.ts";
-import { type ParsedSize, parseSize } from "./sizes.ts";
+import { type ParsedSize, parseSize, parseSizeParameter } from "./sizes.ts";
 
 /** An option that an image can be created with. */
 interface ImageOptionDefinition {
@@ -171,13 +171,7 @@ function checkValue({ name, type }: ImageOptionDefinition, value: string): void 
     throw new CliError(`Parameter '${name}' expects 'on' or 'off'`);
   }
   if (type === "size") {
-    const size = parseSize(value);
-    if (size === "out-of-range") throw new CliError(`Value '${value}' is out of range for parameter '${name}'`);
-    if (size !== "invalid") return;
-    throw new CliError(
-      `Parameter '${name}' expects a non-negative number below 2^64\n` +
-        "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
-    );
+    parseSizeParameter(name, value);
   }
   if (type === "num") {
     const number = parseNumber(value);
@@ -255,4 +249,30 @@ export function describeImageOptions(format: ImageType, forFile: boolean): strin
   return `Supported ${format} options:\n${lines.join("")}\n` +
     "The protocol level may support further options.\n" +
     "Specify the target filename to include those options.\n";
+}
+
+const AMEND_HELP: readonly (readonly [option: string, help: string])[] = [
+  ["backing_file=<str>", "File name of a base image"],
+  ["backing_fmt=<str>", "Image format of the base image"],
+  ["compat=<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"],
+  ["data_file=<str>", "File name of an external data file"],
+  ["data_file_raw=<bool (on/off)>", "The external data file must stay valid as a raw image"],
+  ["encrypt.iter-time=<num>", "Time to spend in PBKDF in milliseconds"],
+  ["encrypt.keyslot=<num>", "Select a single keyslot to modify explicitly"],
+  ["encrypt.new-secret=<str>", "New secret to set in the matching keyslots. Empty string to erase"],
+  ["encrypt.old-secret=<str>", "Select all keyslots that match this password"],
+  ["encrypt.state=<str>", "Select new state of affected keyslots (active/inactive)"],
+  ["lazy_refcounts=<bool (on/off)>", "Postpone refcount updates"],
+  ["refcount_bits=<num>", "Width of a reference count entry in bits"],
+  ["size=<size>", "Virtual disk size"],
+];
+
+/**
+ * Describes the options of a qcow2 image that can be changed later.
+ *
+ * @returns Lines to print.
+ */
+export function describeAmendOptions(): string {
+  const lines = AMEND_HELP.map(([option, help]) => `${`  ${option}`.padEnd(24)} - ${help}\n`);
+  return `Amend options for 'qcow2':\n${lines.join("")}`;
 }

@@ -15,12 +15,14 @@ type Command = (context: Context, args: readonly string[]) => number | Promise<n
 
 /** The commands are loaded when they are run: help loads nothing of the engine. */
 const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
+  amend: async () => (await import("./amend.ts")).amend,
   bitmap: async () => (await import("./bitmap.ts")).bitmap,
   check: async () => (await import("./check.ts")).check,
   convert: async () => (await import("./convert.ts")).convert,
   create: async () => (await import("./create.ts")).create,
   info: async () => (await import("./info.ts")).info,
   map: async () => (await import("./map.ts")).map,
+  resize: async () => (await import("./resize.ts")).resize,
   snapshot: async () => (await import("./snapshot.ts")).snapshot,
   help: () => Promise.resolve(help),
 };

@@ -9,6 +9,7 @@ import { Qcow2Error } from "../errors.ts";
 import { backingReferenceOf } from "../image/backing.ts";
 import type { ImageType } from "../image/detect.ts";
 import type { CreateOptions } from "../image/options.ts";
+import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
 import { MemoryBlockFile } from "../storage/memory_block_file.ts";
@@ -17,7 +18,7 @@ import { CliError, explainCreateError, notSupported } from "./errors.ts";
 import { knownFormat } from "./image_files.ts";
 import type { ImageOptions } from "./image_options.ts";
 
-const PREALLOCATION_MODES: readonly string[] = ["off", "metadata", "falloc", "full"];
+const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
 const MAX_INT64 = 2n ** 63n - 1n;
 const SECTOR_SIZE = 512n;
@@ -27,9 +28,10 @@ const SECTOR_SIZE = 512n;
  *
  * @param format Format of the image.
  * @param options Its options.
+ * @param isTarget Whether the image is the target of a conversion, which decides itself what is allocated.
  * @throws {CliError} Where one of them cannot be followed.
  */
-export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions): void {
+export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions, isTarget: boolean): void {
   if (format === "qcow2") {
     if (options.text("data_file") !== undefined) throw notSupported("Option 'data_file'");
     const encrypted = ["format", "key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "hash-alg", "iter-time"];
@@ -41,7 +43,7 @@ export function refuseUnsupportedOptions(format: ImageType, options: ImageOption
     }
   }
   const preallocation = options.text("preallocation") ?? "off";
-  if (preallocation !== "off" && PREALLOCATION_MODES.includes(preallocation)) {
+  if (isTarget && preallocation !== "off" && PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
     throw notSupported(`Option 'preallocation=${preallocation}'`);
   }
 }
@@ -104,7 +106,7 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   const size = Number(image.size);
   try {
     const disk = layout === undefined
-      ? RawFile.create(path, { size, createNew })
+      ? RawFile.create(path, { size, createNew, preallocation: preallocationOf(image.options) })
       : Qcow2File.create(path, { ...layout, size, createNew, durability: "none", backing: () => backing });
     onTouch();
     return disk;
@@ -115,9 +117,20 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   }
 }
 
-function checkRawOptions({ format, options }: NewImage): void {
+function checkRawOptions({ format, options, path }: NewImage): void {
   const preallocation = options.text("preallocation") ?? "off";
-  if (format === "raw" && preallocation !== "off") throw new CliError(`invalid parameter value: ${preallocation}`);
+  if (format !== "raw") return;
+  if (!PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
+    throw new CliError(`invalid parameter value: ${preallocation}`);
+  }
+  if (preallocation !== "metadata") return;
+  // As qemu-img does, which finds out only once the file is there.
+  RawFile.create(path, { size: 0 }).close();
+  throw new CliError("Unsupported preallocation mode: metadata");
+}
+
+function preallocationOf(options: ImageOptions): Preallocation {
+  return PREALLOCATION_MODES.find((mode) => mode === options.text("preallocation")) ?? "off";
 }
 
 /** Checks the options of a qcow2 image in QEMU's order, so that of several mistakes the same one is told. */
@@ -126,7 +139,7 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
   const version = Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;
   if (version === undefined) throw new CliError(`Parameter 'version' does not accept value '${compat}'`);
   const preallocation = options.text("preallocation") ?? "off";
-  if (!PREALLOCATION_MODES.includes(preallocation)) {
+  if (!PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
     throw new CliError(`Parameter 'preallocation' does not accept value '${preallocation}'`);
   }
   const compressionType = options.text("compression_type") ?? "zlib";
@@ -165,6 +178,7 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
     clusterSize,
     lazyRefcounts,
     refcountBits,
+    preallocation: preallocationOf(options),
     ...(backingFile === undefined ? {} : { backingFile }),
     ...(backingFormat === undefined ? {} : { backingFormat }),
   };

@@ -37,6 +37,24 @@ export function parseSize(text: string): ParsedSize {
 }
 
 /**
+ * Reads a size that is the value of a parameter.
+ *
+ * @param name Name of the parameter, for the message.
+ * @param text What was written.
+ * @returns The size in bytes.
+ * @throws {CliError} Where it is none, or beyond 64 bits.
+ */
+export function parseSizeParameter(name: string, text: string): bigint {
+  const size = parseSize(text);
+  if (size === "out-of-range") throw new CliError(`Value '${text}' is out of range for parameter '${name}'`);
+  if (size !== "invalid") return size;
+  throw new CliError(
+    `Parameter '${name}' expects a non-negative number below 2^64\n` +
+      "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
+  );
+}
+
+/**
  * Reads a size that was given as an argument.
  *
  * @param what What it is the size of, for the message.

@@ -388,14 +388,14 @@ export function encodeHeader(header: Header): Uint8Array<ArrayBuffer> {
 export const MUTABLE_FIELDS_OFFSET = 24;
 
 /**
- * Encodes the fields that change while an image is used: size, tables, snapshots, feature bits. They stand in the first 512
+ * Encodes the fields that change while an image is used: size, tables, snapshots, feature bits, refcount width. They stand in the first 512
  * bytes, so one write changes them all at once; everything else in the first cluster stays as it is.
  *
  * @param header What to write.
  * @returns The bytes to write at {@linkcode MUTABLE_FIELDS_OFFSET}.
  */
 export function encodeMutableFields(header: Header): Uint8Array<ArrayBuffer> {
-  return encodeHeaderFields(header).slice(MUTABLE_FIELDS_OFFSET, header.version === 2 ? HEADER_LENGTH_V2 : 96);
+  return encodeHeaderFields(header).slice(MUTABLE_FIELDS_OFFSET, header.version === 2 ? HEADER_LENGTH_V2 : 100);
 }
 
 /** Encodes the fixed part of a header, without a backing file. */

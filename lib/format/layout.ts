@@ -168,6 +168,26 @@ export function createLayout(options: LayoutOptions): Layout {
   };
 }
 
+/**
+ * The extensions that an image keeps when its version changes: the feature name table belongs to version 3, all others stay
+ * byte for byte.
+ *
+ * @param extensions What the image has.
+ * @param version The version that it gets.
+ * @param clusterSize Its cluster size in bytes.
+ * @returns What it has then.
+ */
+export function extensionsForVersion(
+  extensions: readonly HeaderExtension[],
+  version: 2 | 3,
+  clusterSize: number,
+): readonly HeaderExtension[] {
+  const hasNames = extensions.some(({ type }) => type === EXTENSION.featureNames);
+  if (version === 2) return extensions.filter(({ type }) => type !== EXTENSION.featureNames);
+  if (hasNames || clusterSize < MIN_CLUSTER_SIZE_FOR_NAMES) return extensions;
+  return [...extensions, { type: EXTENSION.featureNames, data: encodeFeatureNames(FEATURE_NAMES) }];
+}
+
 function extensionsFor(version: 2 | 3, clusterSize: number, backingFormat: string | undefined): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   if (backingFormat !== undefined) {

@@ -145,6 +145,35 @@ export class GuestIo {
   }
 
   /**
+   * Makes a range behind the end of the disk read as zeroes, whatever its entries and the backing file hold there.
+   *
+   * @param offset Guest offset of the first byte behind the end.
+   * @param end Guest offset behind the range; the L1 table reaches as far.
+   */
+  clearBehindEnd(offset: number, end: number): void {
+    const { header, geometry, mapping } = this.#metadata;
+    const firstWhole = alignUp(offset, geometry.clusterSize);
+    this.#zeroBytes(offset, Math.min(end, firstWhole));
+    const hidesBacking = header.version >= 3 && this.#backing !== undefined;
+    this.#eachRun(firstWhole, alignUp(end, geometry.clusterSize), (run, position) => {
+      if (run.kind === ClusterKind.zero) return;
+      let { length } = run;
+      if (run.kind === ClusterKind.unallocated) {
+        const inBacking = alignUp(this.#backing?.size ?? 0, geometry.clusterSize) - position;
+        if (inBacking <= 0) return;
+        length = Math.min(length, inBacking);
+      }
+      // Version 2 has no entry that hides the backing file: there zeroes are written.
+      if (this.#backing !== undefined && !hidesBacking) this.#zeroBytes(position, position + length);
+      else {
+        this.#eachSlice(position, length, (at, count) => {
+          mapping.unlink(mapping.prepareSlice(at), at, count, hidesBacking);
+        });
+      }
+    });
+  }
+
+  /**
    * The stretches of a range.
    *
    * @param offset Guest offset in bytes.

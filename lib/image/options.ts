@@ -5,6 +5,7 @@
  */
 
 import type { BackingPolicy } from "./backing.ts";
+import type { Preallocation } from "./preallocation.ts";
 import type { LayoutOptions } from "../format/layout.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
 
@@ -65,6 +66,12 @@ export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size">
   readonly backingFile?: string;
   /** Format of the backing file, such as `raw` or `qcow2`; must be said where there is one. */
   readonly backingFormat?: string;
+  /**
+   * What is allocated ahead of use; not together with a backing file.
+   *
+   * @default {"off"}
+   */
+  readonly preallocation?: Preallocation;
   /**
    * Whether to refuse where the file exists already.
    *

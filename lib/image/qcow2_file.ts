@@ -20,11 +20,14 @@ import { applySnapshot, createSnapshot, deleteSnapshot } from "../metadata/snaps
 import { findSnapshot, readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { type AddBitmapOptions, type Bitmap, Bitmaps, type DirtyExtent } from "./bitmaps.ts";
+import { amendImage, type AmendOptions } from "./amend.ts";
 import { allowedBacking, backingReference, realPath } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
 import { GuestIo } from "./guest_io.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
 import type { CreateOptions, OpenOptions, SnapshotOptions } from "./options.ts";
+import { checkedPreallocation, preallocateGuestRange, type Preallocation } from "./preallocation.ts";
+import { resizeImage, type ResizeOptions } from "./resize.ts";
 import { RawFile } from "./raw_file.ts";
 import { SnapshotDisk } from "./snapshot_disk.ts";
 
@@ -67,9 +70,10 @@ export interface TableEntry {
  */
 export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Closer {
   readonly #file: BlockFile;
-  readonly #metadata: ImageMetadata;
-  readonly #io: GuestIo;
-  readonly #bitmaps: Bitmaps;
+  readonly #options: OpenOptions;
+  #metadata: ImageMetadata;
+  #io: GuestIo;
+  #bitmaps: Bitmaps;
   readonly #backing: Disk | undefined;
   readonly #write: boolean;
   readonly #openSnapshots = new Set<SnapshotDisk>();
@@ -77,10 +81,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   #closed = false;
 
   private constructor(file: BlockFile, options: OpenOptions, backing: Disk | undefined) {
-    const { write = false, durability = "full", cacheSize } = options;
+    const { write = false } = options;
     this.#file = file;
     this.#write = write;
-    this.#metadata = ImageMetadata.open(file, { write, durability, cacheSize });
+    this.#options = options;
+    this.#metadata = openMetadata(file, options);
     this.#backing = backing;
     this.#io = new GuestIo(this.#metadata, backing);
     this.#bitmaps = new Bitmaps(this.#metadata);
@@ -164,6 +169,12 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       });
     }
     // Everything that can be wrong with the options is found before the file is touched.
+    if (checkedPreallocation(options.preallocation) !== "off" && options.backingFile !== undefined) {
+      throw new Qcow2Error("invalid-argument", "Backing file and preallocation cannot be used at the same time", {
+        found: options.preallocation ?? "off",
+        expected: "off",
+      });
+    }
     const planned = createLayout({ ...options, size: options.size ?? 0 });
     const backing = Qcow2File.#openBacking(
       planned.header,
@@ -197,11 +208,19 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       if (options.durability !== "none") file.sync();
       file.writeAt(0, layout.headerCluster);
       if (options.durability !== "none") file.sync();
-      return new Qcow2File(file, { ...options, write: true }, backing);
+      const image = new Qcow2File(file, { ...options, write: true }, backing);
+      image.#preallocate(options.preallocation ?? "off");
+      return image;
     } catch (error) {
       file.close();
       throw error;
     }
+  }
+
+  #preallocate(mode: Preallocation): void {
+    if (mode === "off") return;
+    this.#metadata.prepareForWriting();
+    preallocateGuestRange(this.#metadata, 0, this.size, mode);
   }
 
   /** Opens the backing file that an image names, where the caller allows it. */
@@ -422,6 +441,94 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   punchHole(offset: number, length: number): void {
     this.writeZeroesAt(offset, length, { unmap: true });
+  }
+
+  /**
+   * Makes the disk longer or shorter. What is added reads as zeroes, also where a backing file is longer than the disk was.
+   * The change is durable on return; a crash leaves the old size or the new one.
+   *
+   * @param size The new virtual size in bytes, rounded up to a multiple of 512.
+   * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
+   * @throws {Qcow2Error} With code `invalid-argument` where the disk would become shorter without `shrink: true`,
+   * `unsupported` where the image has bitmaps, or snapshots in version 2, `limit-exceeded` where the size needs larger
+   * clusters; otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.resize(1 << 30);
+   * disk.resize(1 << 16, { shrink: true });
+   * assertEquals(disk.size, 65536);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  resize(size: number, options: ResizeOptions = {}): void {
+    this.#assertWritable();
+    resizeImage(this.#metadata, this.#io, this.#backing, size, options);
+  }
+
+  /**
+   * Changes what the image was created with: format version, refcount width, lazy refcounts, size. The changes are durable on
+   * return; a crash leaves an image with some of them. Unknown header fields and header extensions are kept.
+   *
+   * @param options What to change.
+   * @throws {Qcow2Error} With code `invalid-argument` where the options contradict the format, or the disk would become
+   * shorter without `shrink: true`; `unsupported` where version 2 cannot say what the image holds; `refcount-overflow` where a
+   * refcount does not fit into the new width; otherwise as {@linkcode Qcow2File.writeAt} does. Where the host fails while
+   * the changed metadata is read again, the image is closed.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20, version: 2 });
+   * disk.amend({ version: 3, refcountBits: 64 });
+   * assertEquals([disk.header.version, disk.header.refcountOrder], [3, 6]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  amend(options: AmendOptions): void {
+    this.#assertWritable();
+    this.#bitmaps.save();
+    const metadata = (): ImageMetadata => this.#metadata;
+    const io = (): GuestIo => this.#io;
+    amendImage({
+      get metadata() {
+        return metadata();
+      },
+      get io() {
+        return io();
+      },
+      backing: this.#backing,
+      reopen: () => this.#reopen(),
+    }, options);
+  }
+
+  /** Reads the metadata anew. Where that fails, what is in memory must not reach the file any more: the image is closed. */
+  #reopen(): void {
+    try {
+      this.#metadata.flushForGood();
+      this.#metadata = openMetadata(this.#file, this.#options);
+      this.#io = new GuestIo(this.#metadata, this.#backing);
+      this.#bitmaps = new Bitmaps(this.#metadata);
+      // They would read through what is no longer there.
+      for (const disk of this.#openSnapshots) disk.close();
+      this.#openSnapshots.clear();
+      this.#metadata.prepareForWriting();
+    } catch (error) {
+      this.#closed = true;
+      this.#file.close();
+      this.#backing?.close();
+      throw error;
+    }
   }
 
   /**
@@ -1072,6 +1179,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     if (!this.#write) throw readOnlyError();
     this.#metadata.prepareForWriting();
   }
+}
+
+function openMetadata(file: BlockFile, options: OpenOptions): ImageMetadata {
+  const { write = false, durability = "full", cacheSize } = options;
+  return ImageMetadata.open(file, { write, durability, cacheSize });
 }
 
 function nameOf(source: FileSource): string {

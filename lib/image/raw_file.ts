@@ -9,6 +9,8 @@ import { Qcow2Error } from "../errors.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { checkRange } from "./cursor.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
+import { checkedPreallocation, type Preallocation, reserveHostRange } from "./preallocation.ts";
+import { checkedSize, type ResizeOptions } from "./resize.ts";
 
 /** How {@linkcode RawFile.open} opens an image. */
 export interface RawOpenOptions {
@@ -30,6 +32,12 @@ export interface RawOpenOptions {
 export interface RawCreateOptions {
   /** Virtual size in bytes, rounded up to a multiple of 512. */
   readonly size: number;
+  /**
+   * What is allocated ahead of use: `off`, `falloc` or `full`.
+   *
+   * @default {"off"}
+   */
+  readonly preallocation?: Preallocation;
   /**
    * Whether to refuse where the file exists already.
    *
@@ -68,16 +76,15 @@ const ZEROES_LENGTH = 1024 * 1024;
  * ```
  */
 export class RawFile implements Disk {
-  /** The virtual size in bytes. */
-  readonly size: number;
   /** A block of the host's file system: 4096 bytes. */
   readonly allocationSize: number = BLOCK_SIZE;
   readonly #file: BlockFile;
+  #size: number;
   #closed = false;
 
   private constructor(file: BlockFile) {
     this.#file = file;
-    this.size = Math.ceil(file.size / SECTOR_SIZE) * SECTOR_SIZE;
+    this.#size = Math.ceil(file.size / SECTOR_SIZE) * SECTOR_SIZE;
   }
 
   /**
@@ -129,16 +136,57 @@ export class RawFile implements Disk {
         found: size,
       });
     }
+    refuseMetadata(options.preallocation);
+    const preallocation = checkedPreallocation(options.preallocation);
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
-      file.truncate(Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE);
+      const length = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
+      if (preallocation !== "off") reserveHostRange(file, 0, length, preallocation);
+      else file.truncate(length);
       // As QEMU does: with its first block allocated, a file answers questions about its alignment like any other.
-      if (size > 0) file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
+      if (size > 0 && preallocation !== "full") file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
       return new RawFile(file);
     } catch (error) {
       file.close();
       throw error;
     }
+  }
+
+  /** The virtual size in bytes. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /**
+   * Makes the disk longer or shorter; what is added reads as zeroes.
+   *
+   * @param size The new size in bytes, rounded up to a multiple of 512.
+   * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
+   * @throws {Qcow2Error} With code `invalid-argument` where the disk would become shorter without `shrink: true` or
+   * preallocation is `metadata`, `read-only`, `no-space` or `io`.
+   *
+   * @example Usage
+   * ```ts
+   * import { RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = RawFile.create(path, { size: 4096 });
+   * disk.resize(1 << 20, { preallocation: "full" });
+   * assertEquals(disk.size, 1 << 20);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  resize(size: number, options: ResizeOptions = {}): void {
+    this.#assertWritable();
+    refuseMetadata(options.preallocation);
+    const target = checkedSize(this.#size, size, options);
+    const mode = options.preallocation ?? "off";
+    const { size: length } = this.#file;
+    if (mode === "off") this.#file.truncate(target);
+    else reserveHostRange(this.#file, length, target - length, mode);
+    this.#size = target;
   }
 
   /**
@@ -259,6 +307,14 @@ export class RawFile implements Disk {
       throw new Qcow2Error("read-only", `"${this.#file.name}" was opened for reading; open it with { write: true }`);
     }
   }
+}
+
+function refuseMetadata(mode: Preallocation | undefined): void {
+  if (mode !== "metadata") return;
+  throw new Qcow2Error("invalid-argument", "Unsupported preallocation mode: metadata", {
+    found: mode,
+    expected: "off, falloc or full",
+  });
 }
 
 function hole(offset: number, end: number): Extent {

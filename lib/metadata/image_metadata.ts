@@ -21,12 +21,14 @@ import {
   headerClusterSize,
   MUTABLE_FIELDS_OFFSET,
 } from "../format/header.ts";
+import { MAX_L1_TABLE_LENGTH } from "../format/limits.ts";
 import { entryOffset } from "../format/table_entries.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { ClusterAllocator } from "./allocator.ts";
 import { bitmapsAreConsistent, readBitmaps } from "./bitmaps.ts";
 import { ExtensionArea } from "./extension_area.ts";
 import { type BreakableRule, FlushOrder } from "./flush_order.ts";
+import { writeWholeHeader } from "./header_rewrite.ts";
 import { Mapping } from "./mapping.ts";
 import { type MetadataRange, MetadataRegions, overlapError } from "./metadata_regions.ts";
 import { type Durability, OrderedFile } from "./ordered_file.ts";
@@ -149,6 +151,7 @@ export class ImageMetadata {
         this.#regions.addTable("active L2 table", offset);
         if (replaced !== 0) this.#regions.removeTable(replaced);
       },
+      onDroppedTable: (offset) => this.#regions.removeTable(offset),
       onCorruption: (message, offset) => this.corruption(message, offset),
     });
     this.#order = new FlushOrder({
@@ -188,6 +191,7 @@ export class ImageMetadata {
     return new Mapping(this.file, this.geometry, l1, this.l2Cache, this.allocator, {
       version: this.#header.version,
       onNewTable: () => {},
+      onDroppedTable: () => {},
       onCorruption: (message, offset) => this.corruption(message, offset),
     });
   }
@@ -307,6 +311,62 @@ export class ImageMetadata {
     this.updateHeader({
       autoclearFeatures: consistent ? autoclearFeatures | AUTOCLEAR.bitmaps : autoclearFeatures & ~AUTOCLEAR.bitmaps,
     });
+  }
+
+  /**
+   * Replaces the L1 table by a longer one: written whole and durable before one write of the header points to it, and the old
+   * one is freed after that. Nothing is left dirty in memory.
+   *
+   * @param entryCount How many entries the disk needs; no fewer than there are.
+   * @throws {Qcow2Error} With code `limit-exceeded` where the table would be too long, `no-space` or `io` where the host
+   * fails: the image is as before then.
+   */
+  growL1(entryCount: number): void {
+    const { clusterSize } = this.geometry;
+    const { l1 } = this.mapping;
+    if (entryCount <= l1.entryCount) return;
+    if (entryCount * 8 > MAX_L1_TABLE_LENGTH) {
+      throw new Qcow2Error("limit-exceeded", `L1 table would need ${entryCount * 8} bytes`, {
+        found: entryCount * 8,
+        expected: `at most ${MAX_L1_TABLE_LENGTH}`,
+      });
+    }
+    this.flush();
+    const run = this.allocator.allocateContiguous(Math.ceil(entryCount * 8 / clusterSize));
+    const grown = new PointerTable(run.offset, new Uint8Array(entryCount * 8));
+    grown.bytes.set(l1.bytes);
+    try {
+      this.file.clearAt(run.offset, run.count * clusterSize);
+      this.file.writeAt(run.offset, grown.bytes);
+      this.flush();
+    } catch (error) {
+      if (this.file.failure === undefined) this.allocator.release(run);
+      throw error;
+    }
+    this.updateHeader({ l1TableOffset: run.offset, l1EntryCount: entryCount });
+    this.mapping.adopt(grown);
+    this.#regions.setRanges(this.#metadataRanges());
+    const oldClusters = Math.ceil(l1.bytes.length / clusterSize);
+    for (let index = 0; index < oldClusters; index++) this.allocator.freeLater(l1.offset + index * clusterSize);
+    this.flush();
+  }
+
+  /** Gives the end of the host file back, where no cluster is in use. Nothing may be dirty in memory. */
+  truncateHostFile(): void {
+    const end = (this.refcounts.lastUsedCluster() + 1) * this.geometry.clusterSize;
+    if (end < this.file.file.size) this.file.file.truncate(end);
+  }
+
+  /**
+   * Writes the whole header, where its length or its extensions change. Whoever does that opens the image anew.
+   *
+   * @param changes The fields to change.
+   * @throws {Qcow2Error} With code `invalid-argument` where the header does not fit into one cluster, `no-space` or `io`.
+   */
+  rewriteHeader(changes: Partial<Header>): void {
+    const changed = { ...this.#header, ...changes };
+    // Where only its last part cannot be written, nobody must write the old fields over it.
+    writeWholeHeader(this.file, changed, () => this.#header = changed);
   }
 
   /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */

@@ -72,6 +72,8 @@ export interface MappingOptions {
   readonly version: 2 | 3;
   /** Called with the host offset of each cluster that becomes an L2 table, and of the one that it replaces or 0. */
   readonly onNewTable: (offset: number, replaced: number) => void;
+  /** Called with the host offset of each cluster that is no L2 table any more. */
+  readonly onDroppedTable: (offset: number) => void;
   /** Turns a broken entry into the error to throw, and marks the image. */
   readonly onCorruption: (message: string, offset: number) => Qcow2Error;
 }
@@ -84,6 +86,7 @@ export interface MappingOptions {
 export class Mapping {
   /** L2 tables that no L1 entry in the file points to yet: they may be written at any time, nobody sees them. */
   readonly unlinkedTables: Set<number> = new Set<number>();
+  #l1: PointerTable;
   readonly #file: OrderedFile;
   readonly #geometry: Geometry;
   readonly #cache: TableCache;
@@ -91,7 +94,6 @@ export class Mapping {
   readonly #options: MappingOptions;
   readonly #entriesPerSlice: number;
   readonly #sliceSpan: number;
-  #l1: PointerTable;
 
   /**
    * @param file The host file.
@@ -219,7 +221,7 @@ export class Mapping {
     let tableOffset = this.#tableOffset(l1Index);
     if (tableOffset === 0) {
       tableOffset = this.#makeTable(l1Index);
-    } else if ((this.l1.upper(l1Index) & COPIED_FLAG) === 0) {
+    } else if ((this.#l1.upper(l1Index) & COPIED_FLAG) === 0) {
       tableOffset = this.#copyTable(l1Index, tableOffset);
     }
     return this.#sliceAt(tableOffset, offset);
@@ -302,24 +304,47 @@ export class Mapping {
   }
 
   /**
+   * Gives up an L2 table with everything that it points to.
+   *
+   * @param l1Index Index in the active L1 table.
+   * @throws {Qcow2Error} With code `corrupt` where the entry is no offset of a cluster.
+   */
+  dropTable(l1Index: number): void {
+    const { clusterSize, l2EntrySize } = this.#geometry;
+    const tableOffset = this.#tableOffset(l1Index);
+    if (tableOffset === 0) return;
+    for (let position = 0; position < clusterSize; position += this.#cache.sliceSize) {
+      const { view } = this.#cache.get(tableOffset + position);
+      for (let at = 0; at < this.#cache.sliceSize; at += l2EntrySize) {
+        this.#forgetReference(view.getUint32(at), view.getUint32(at + 4), 0);
+      }
+    }
+    this.#l1.set(l1Index, 0, 0);
+    this.#cache.drop(tableOffset, clusterSize);
+    this.unlinkedTables.delete(tableOffset);
+    this.#options.onDroppedTable(tableOffset);
+    this.#allocator.freeLater(tableOffset);
+  }
+
+  /**
    * The host offset of an L2 table.
    *
    * @param l1Index Index in the active L1 table.
    * @returns The offset in bytes; 0 where there is no table.
    */
   #tableOffset(l1Index: number): number {
-    const offset = entryOffset(this.l1.upper(l1Index), this.l1.lower(l1Index));
+    const offset = entryOffset(this.#l1.upper(l1Index), this.#l1.lower(l1Index));
     if (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
       throw this.#options.onCorruption(
         `L2 table offset ${hex(offset)} unaligned (L1 index: ${hex(l1Index)})`,
-        this.l1.offset + l1Index * 8,
+        this.#l1.offset + l1Index * 8,
       );
     }
     return offset;
   }
 
   #hasSoundTable(l1Index: number): boolean {
-    return entryOffset(this.l1.upper(l1Index), this.l1.lower(l1Index)) % this.#geometry.clusterSize === 0;
+    return entryOffset(this.#l1.upper(l1Index), this.#l1.lower(l1Index)) % this.#geometry.clusterSize === 0;
   }
 
   #sliceAt(tableOffset: number, guestOffset: number): TableSlice {
@@ -419,6 +444,6 @@ export class Mapping {
     this.#cache.drop(tableOffset, this.#geometry.clusterSize);
     this.unlinkedTables.add(tableOffset);
     this.#options.onNewTable(tableOffset, replaced);
-    this.l1.set(l1Index, entryUpper(tableOffset, COPIED_FLAG), entryLower(tableOffset));
+    this.#l1.set(l1Index, entryUpper(tableOffset, COPIED_FLAG), entryLower(tableOffset));
   }
 }

@@ -72,8 +72,31 @@ export class OrderedFile {
     const inside = Math.min(end, this.file.size) - offset;
     if (inside > 0) this.writeAt(offset, new Uint8Array(inside));
     if (end <= this.file.size) return;
+    this.growTo(end);
+  }
+
+  /**
+   * Makes the file longer; what is added reads as zeroes.
+   *
+   * @param size The new length in bytes.
+   */
+  growTo(size: number): void {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure);
     this.#unsynced = true;
-    this.file.truncate(end);
+    this.file.truncate(size);
+  }
+
+  /**
+   * Reserves space on the host, growing the file where the range reaches beyond its end.
+   *
+   * @param offset Host offset in bytes.
+   * @param length Length in bytes.
+   * @returns Whether the host did it; if not, nothing has changed.
+   */
+  reserveAt(offset: number, length: number): boolean {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure);
+    this.#unsynced = true;
+    return this.file.preallocate(offset, length);
   }
 
   /** Makes everything durable that was written; costs nothing where nothing was. */

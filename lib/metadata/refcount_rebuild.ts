@@ -5,7 +5,7 @@
  */
 
 import { Qcow2Error } from "../errors.ts";
-import { alignUp } from "../format/geometry.ts";
+import { alignUp, type Geometry } from "../format/geometry.ts";
 import { MAX_REFCOUNT_TABLE_LENGTH } from "../format/limits.ts";
 import { setRefcount } from "../format/refcount_entries.ts";
 import { entryLower, entryUpper } from "../format/table_entries.ts";
@@ -14,9 +14,32 @@ import type { HostReferences } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 
+/** What {@linkcode writeRefcountStructures} asks. */
+export interface RefcountSource {
+  /** The clusters that may have a refcount above zero. */
+  clusters(): Iterable<number>;
+  /**
+   * The refcount of a cluster.
+   *
+   * @param cluster Index of the cluster in the host file.
+   * @returns The refcount.
+   */
+  get(cluster: number): number;
+}
+
+/** What {@linkcode writeRefcountStructures} wrote. */
+export interface RefcountStructures {
+  /** The refcount table. */
+  readonly table: PointerTable;
+  /** How many clusters it fills. */
+  readonly tableClusterCount: number;
+  /** The cluster behind the last one that was written. */
+  readonly endCluster: number;
+}
+
 /**
- * Writes refcount blocks and a refcount table that say exactly what was counted, behind everything in use, and points the
- * header to them last: until then the old ones are untouched, and a crash changes nothing. The old ones are free afterwards.
+ * Builds refcount structures that say exactly what was counted, and points the header to them last: until then the old ones
+ * are untouched, and a crash changes nothing. The old ones are free afterwards.
  *
  * @param metadata The image.
  * @param references What was counted, without the references of the old refcount structures.
@@ -25,7 +48,28 @@ import { PointerTable } from "./pointer_table.ts";
  * `no-space` where the refcount table would be too long.
  */
 export function rebuildRefcounts(metadata: ImageMetadata, references: HostReferences): number {
-  const { geometry, file, refcounts } = metadata;
+  const { table, tableClusterCount, endCluster } = writeRefcountStructures(metadata, metadata.geometry, references);
+  metadata.updateHeader({ refcountTableOffset: table.offset, refcountTableClusterCount: tableClusterCount });
+  metadata.refcounts.adopt(table);
+  metadata.reset();
+  return endCluster - 1;
+}
+
+/**
+ * Writes refcount blocks and a refcount table behind everything in use and makes them durable. Nothing points to them yet.
+ *
+ * @param metadata The image.
+ * @param geometry The geometry that the image has once the header points to them.
+ * @param references The refcounts, without those of the old refcount structures.
+ * @returns What was written.
+ * @throws {Qcow2Error} As {@linkcode rebuildRefcounts} does.
+ */
+export function writeRefcountStructures(
+  metadata: ImageMetadata,
+  geometry: Geometry,
+  references: RefcountSource,
+): RefcountStructures {
+  const { file } = metadata;
   const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
   const blocks = new Set<number>();
   // An entry may refer to a cluster right behind the end of the file, which reads as zeroes.
@@ -76,8 +120,5 @@ export function rebuildRefcounts(metadata: ImageMetadata, references: HostRefere
   table.markAllDirty();
   table.writeDirty(file);
   file.sync();
-  metadata.updateHeader({ refcountTableOffset: tableOffset, refcountTableClusterCount: tableClusters });
-  refcounts.adopt(table);
-  metadata.reset();
-  return areaEnd - 1;
+  return { table, tableClusterCount: tableClusters, endCluster: areaEnd };
 }

@@ -277,6 +277,29 @@ export class Refcounts {
   }
 
   /**
+   * The last cluster with a refcount.
+   *
+   * @returns Its index; -1 where there is none.
+   */
+  lastUsedCluster(): number {
+    const { refcountBlockEntryCount, refcountOrder } = this.#geometry;
+    for (let blockIndex = this.#table.entryCount - 1; blockIndex >= 0; blockIndex--) {
+      if (this.blockOffset(blockIndex) === 0) continue;
+      const blockStart = blockIndex * refcountBlockEntryCount;
+      const blockEnd = blockStart + refcountBlockEntryCount;
+      const step = Math.min(this.#entriesPerSlice, refcountBlockEntryCount);
+      for (let start = blockEnd - step; start >= blockStart; start -= step) {
+        const slice = this.#sliceOf(start);
+        if (slice === undefined) continue;
+        for (let index = step - 1; index >= 0; index--) {
+          if (getRefcount(slice.view, index, refcountOrder) !== 0) return start + index;
+        }
+      }
+    }
+    return -1;
+  }
+
+  /**
    * The stretches of a block's clusters in which any refcount is not zero.
    *
    * @param blockIndex Index of a block that is there.

@@ -1,6 +1,6 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { qemuTest } from "../qemu.ts";
-import { assertSame, Folder, patch, program, qemuImg } from "./_program.ts";
+import { assertSame, Folder, makeFile, patch, program, qemuImg } from "./_program.ts";
 
 /** What every image of this list is created with, behind `create` and in front of the file's name. */
 const CREATED: readonly (readonly [options: string[], size: string])[] = [
@@ -140,8 +140,6 @@ Deno.test("create says which capability is missing, in one line, and touches not
       ["-o", "extended_l2=on"],
       ["-o", "encryption=on"],
       ["-o", "encrypt.format=luks"],
-      ["-o", "preallocation=metadata"],
-      ["-o", "preallocation=full"],
     ]
   ) {
     const { code, stdout, stderr } = await program("create", "-f", "qcow2", ...args, path, "1M");
@@ -166,4 +164,18 @@ Deno.test("create refuses an image that somebody has open, and leaves it as it i
     `qcow2: ${path}: Failed to get "write" lock\nIs another process using the image [${path}]?\n`,
   );
   assertEquals(Deno.readFileSync(path), before);
+});
+
+qemuTest("create preallocates as qemu-img does", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.img");
+  const fresh = { prepare: () => makeFile(path, 0) };
+  for (const format of ["raw", "qcow2"]) {
+    for (const mode of ["off", "metadata", "falloc", "full"]) {
+      await assertSame(["create", "-f", format, "-o", `preallocation=${mode}`, path, "10M"], {
+        ...fresh,
+        outcome: () => [Deno.statSync(path).size, qemuImg("map", "--output=json", "-f", format, path).stdout],
+      });
+    }
+  }
 });

@@ -1,0 +1,157 @@
+/**
+ * `amend`: changes what an image was created with.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import { EXTENSION } from "../format/header_extensions.ts";
+import { extensionText } from "../format/header.ts";
+import type { AmendOptions } from "../image/amend.ts";
+import { Qcow2File } from "../image/qcow2_file.ts";
+import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { checkCacheMode, refuseImageDescriptions } from "./common_options.ts";
+import type { Context } from "./console.ts";
+import { CliError, explainIoError, notSupported, UsageError } from "./errors.ts";
+import { commandHelp } from "./help.ts";
+import { type NamedImage, opening, resolveImage, targetFormat } from "./image_files.ts";
+import { asksForHelp, describeAmendOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
+import { showProgress } from "./progress.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  { name: "help", short: "h" },
+  { name: "object", takesValue: true },
+  { name: "options", short: "o", shortOnly: true, takesValue: true },
+  { name: "format", short: "f", shortOnly: true, takesValue: true },
+  { name: "progress", short: "p", shortOnly: true },
+  { name: "quiet", short: "q", shortOnly: true },
+  { name: "cache", short: "t", shortOnly: true, takesValue: true },
+  { name: "image-opts" },
+  { name: "force" },
+];
+
+const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
+const AMENDABLE: ReadonlySet<string> = new Set([
+  "backing_file",
+  "backing_fmt",
+  "compat",
+  "data_file",
+  "data_file_raw",
+  "lazy_refcounts",
+  "refcount_bits",
+  "size",
+]);
+
+/**
+ * Runs the command.
+ *
+ * @param context Where to print.
+ * @param args What follows `amend`.
+ * @returns The exit status.
+ * @throws {CliError} Where it fails.
+ */
+export async function amend(context: Context, args: readonly string[]): Promise<number> {
+  const parsed = parseArguments("amend", args, OPTIONS);
+  const { console, programName } = context;
+  if (parsed.has("help")) {
+    console.out(commandHelp("amend", programName));
+    return 0;
+  }
+  const list = joinOptionLists(parsed.all("options"));
+  if (list === undefined) throw new UsageError("Must specify options (-o)");
+  const formatName = parsed.last("format");
+  if (formatName !== undefined && asksForHelp(list)) return describe(context, targetFormat(formatName));
+  const [name, ...others] = parsed.operands;
+  if (name === undefined || others.length > 0) throw new CliError("Expecting one image file name");
+  checkCacheMode(parsed.last("cache"), "cache");
+  refuseImageDescriptions(parsed);
+  const image = resolveImage(name, formatName);
+  if (asksForHelp(list)) return describe(context, image.format);
+  refuseFormat(image.format);
+  await amendNamed(context, parsed, name, image, list);
+  return 0;
+}
+
+function describe(context: Context, format: NamedImage["format"]): number {
+  refuseFormat(format);
+  context.console.out(describeAmendOptions());
+  return 0;
+}
+
+function refuseFormat(format: NamedImage["format"]): void {
+  if (format === "raw") throw new CliError("Format driver 'raw' does not support option amendment");
+}
+
+async function amendNamed(
+  context: Context,
+  parsed: Arguments,
+  name: string,
+  { path }: NamedImage,
+  list: string,
+): Promise<void> {
+  const image = opening(name, path, true, () => Qcow2File.open(path, { write: true, backing: "allow" }));
+  const quiet = parsed.has("quiet");
+  const progress = showProgress(context.console, 1, { wanted: parsed.has("progress"), quiet });
+  let done = false;
+  try {
+    image.amend(amendOptions(list, image));
+    progress.update(1);
+    done = true;
+  } catch (error) {
+    throw error instanceof Qcow2Error ? new CliError(explain(error)) : error;
+  } finally {
+    image.close();
+    await progress.stop(done);
+  }
+}
+
+/** Reads the options in QEMU's order, so that of several mistakes the same one is told. */
+function amendOptions(list: string, { header }: Qcow2File): AmendOptions {
+  const options = new ImageOptions("qcow2");
+  const given = new Set<string>();
+  for (const [option, value] of parseOptionList(list)) {
+    if (option.startsWith("encrypt.")) throw notSupported("Encryption");
+    options.set(option, value);
+    if (!AMENDABLE.has(option)) {
+      throw new CliError(`Invalid parameter '${option}'\nThis option is only supported for image creation`);
+    }
+    given.add(option);
+  }
+  const text = (option: string): string | undefined => given.has(option) ? options.text(option) : undefined;
+  const compat = text("compat");
+  const version = compat !== undefined && Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;
+  if (compat !== undefined && version === undefined) throw new CliError(`Unknown compatibility level ${compat}`);
+  if (given.has("data_file")) {
+    throw new CliError("data-file can only be set for images that use an external data file");
+  }
+  if (given.has("data_file_raw") && options.isOn("data_file_raw")) {
+    throw new CliError("data-file-raw cannot be set on existing images");
+  }
+  const refcountBits = given.has("refcount_bits") ? Number(options.number("refcount_bits")) : undefined;
+  if (refcountBits !== undefined && (!Number.isInteger(Math.log2(refcountBits)) || refcountBits > 64)) {
+    throw new CliError("Refcount width must be a power of two and may not exceed 64 bits");
+  }
+  const backing = [["backing_file", header.backingFile], [
+    "backing_fmt",
+    extensionText(header, EXTENSION.backingFormat),
+  ]] as const;
+  if (backing.some(([option, current]) => given.has(option) && text(option) !== current)) {
+    throw new CliError("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
+  }
+  const size = given.has("size") ? Number(options.number("size")) : undefined;
+  return {
+    shrink: true,
+    ...(version === undefined ? {} : { version }),
+    ...(refcountBits === undefined ? {} : { refcountBits }),
+    ...(given.has("lazy_refcounts") ? { lazyRefcounts: options.isOn("lazy_refcounts") } : {}),
+    ...(size === undefined ? {} : { size }),
+  };
+}
+
+function explain(error: Qcow2Error): string {
+  if (error.code === "invalid-argument" || error.code === "unsupported" || error.code === "refcount-overflow") {
+    return error.message.replace("(use version 3 or greater)", "(use compat=1.1 or greater)");
+  }
+  if (error.code === "limit-exceeded") return "Failed to grow the L1 table: File too large";
+  return `Error while amending options: ${explainIoError(error)}`;
+}

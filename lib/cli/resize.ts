@@ -1,0 +1,143 @@
+/**
+ * `resize`: makes the disk of an image longer or shorter.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import type { Preallocation } from "../image/preallocation.ts";
+import { Qcow2File } from "../image/qcow2_file.ts";
+import { RawFile } from "../image/raw_file.ts";
+import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import { refuseImageDescriptions } from "./common_options.ts";
+import { type Context, report } from "./console.ts";
+import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { commandHelp } from "./help.ts";
+import { type NamedImage, opening, resolveImage } from "./image_files.ts";
+import { parseSizeParameter } from "./sizes.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  { name: "help", short: "h" },
+  { name: "format", short: "f", shortOnly: true, takesValue: true },
+  { name: "object", takesValue: true },
+  { name: "image-opts" },
+  { name: "preallocation", takesValue: true },
+  { name: "quiet", short: "q" },
+  { name: "shrink" },
+];
+
+const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
+const SECTOR_SIZE = 512n;
+const MAX_INT64 = 2n ** 63n - 1n;
+
+/**
+ * Runs the command.
+ *
+ * @param context Where to print.
+ * @param args What follows `resize`.
+ * @returns The exit status.
+ * @throws {CliError} Where it fails.
+ */
+export function resize(context: Context, args: readonly string[]): number {
+  // The size stands last, so that one that begins with "-" is no option.
+  const last = args.at(-1) ?? "";
+  const asksForHelp = last === "-h" || last === "--help";
+  if (args.length < 2 && !asksForHelp) throw new UsageError("Not enough arguments");
+  const parsed = parseArguments("resize", asksForHelp ? args : args.slice(0, -1), OPTIONS);
+  if (parsed.has("help")) {
+    context.console.out(commandHelp("resize", context.programName));
+    return 0;
+  }
+  const preallocation = preallocationOf(parsed.last("preallocation"));
+  const [name, ...others] = parsed.operands;
+  if (name === undefined || others.length > 0) throw new UsageError("Expecting image file name and size");
+  const change = parseChange(last);
+  refuseImageDescriptions(parsed);
+  const image = resolveImage(name, parsed.last("format"));
+  const disk = openResizable(name, image);
+  try {
+    const size = newSize(context, BigInt(disk.size), change, preallocation, parsed.has("shrink"));
+    resizeDisk(disk, image, size, preallocation);
+  } finally {
+    disk.close();
+  }
+  if (!parsed.has("quiet")) context.console.out("Image resized.\n");
+  return 0;
+}
+
+function preallocationOf(text: string | undefined): Preallocation {
+  const mode = PREALLOCATION_MODES.find((candidate) => candidate === (text ?? "off"));
+  if (mode === undefined) throw new CliError(`Invalid preallocation mode '${text}'`);
+  return mode;
+}
+
+/** A size, or by how much it changes. */
+interface SizeChange {
+  readonly sign: "" | "+" | "-";
+  readonly bytes: bigint;
+}
+
+function parseChange(text: string): SizeChange {
+  const sign = text.startsWith("+") ? "+" : text.startsWith("-") ? "-" : "";
+  return { sign, bytes: parseSizeParameter("size", text.slice(sign.length)) };
+}
+
+/**
+ * Opens an image to resize it.
+ *
+ * @param name Name of the image.
+ * @param image Path and format.
+ * @returns The image, open for writing.
+ * @throws {CliError} Where it cannot be opened.
+ */
+function openResizable(name: string, { path, format }: NamedImage): Qcow2File | RawFile {
+  return opening(name, path, true, () => {
+    return format === "raw"
+      ? RawFile.open(path, { write: true })
+      : Qcow2File.open(path, { write: true, backing: "allow" });
+  });
+}
+
+function newSize(
+  context: Context,
+  current: bigint,
+  change: SizeChange,
+  preallocation: Preallocation,
+  shrink: boolean,
+): bigint {
+  // QEMU counts in 63 bits and a sign: what goes beyond turns negative.
+  const amount = change.bytes > MAX_INT64 ? -1n : change.bytes;
+  const size = change.sign === "" ? amount : change.sign === "+" ? current + amount : current - amount;
+  if (size <= 0n || size > MAX_INT64) throw new CliError("New image size must be positive");
+  if (size <= current && preallocation !== "off") {
+    throw new CliError("Preallocation can only be used for growing images");
+  }
+  if (size < current && !shrink) {
+    report(context, "Use the --shrink option to perform a shrink operation.");
+    throw new CliError(
+      "warning: Shrinking an image will delete all data beyond the shrunken image's end. " +
+        "Before performing such an operation, make sure there is no important data there.",
+    );
+  }
+  return size;
+}
+
+function resizeDisk(
+  disk: Qcow2File | RawFile,
+  { format }: NamedImage,
+  size: bigint,
+  preallocation: Preallocation,
+): void {
+  if (format === "qcow2" && size % SECTOR_SIZE !== 0n) throw new CliError("The new size must be a multiple of 512");
+  if (format === "raw" && preallocation === "metadata") throw new CliError("Unsupported preallocation mode: metadata");
+  try {
+    disk.resize(Number(size), { shrink: true, preallocation });
+    disk.flush();
+  } catch (error) {
+    if (!(error instanceof Qcow2Error)) throw error;
+    if (error.code === "limit-exceeded" || error.code === "invalid-argument") {
+      throw new CliError(format === "qcow2" ? "Failed to grow the L1 table: File too large" : "File too large");
+    }
+    throw new CliError(error.code === "unsupported" ? error.message : `Failed to resize: ${explainIoError(error)}`);
+  }
+}

@@ -1,0 +1,110 @@
+/**
+ * Preallocation: host clusters for guest clusters that nobody has written yet.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import { alignDown, alignUp } from "../format/geometry.ts";
+import type { ImageMetadata } from "../metadata/image_metadata.ts";
+import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
+import type { BlockFile } from "../storage/block_file.ts";
+
+/**
+ * What is allocated ahead of use. `off` is nothing, `metadata` gives every guest cluster its place in a sparse file, `falloc`
+ * reserves the space on the host as well (where the host cannot, it does as `full`), `full` writes zeroes.
+ */
+export type Preallocation = "off" | "metadata" | "falloc" | "full";
+
+/** The most zeroes that are written at once, in bytes. */
+const ZEROES_LENGTH = 1024 * 1024;
+
+/** What {@linkcode reserveHostRange} needs of a file. */
+type HostFile = Pick<BlockFile, "size" | "writeAt" | "truncate" | "preallocate">;
+
+/**
+ * Gives host clusters to all guest clusters of a range that read as zeroes without one. They go on reading as zeroes.
+ *
+ * @param metadata The image, ready for writing.
+ * @param from Guest offset of the first byte; what a cluster holds in front of it must read as zeroes or have a place.
+ * @param to Guest offset behind the last byte.
+ * @param mode How much to allocate.
+ * @throws {Qcow2Error} With code `no-space` or `io` where the host fails; a part of the range may be allocated then.
+ */
+export function preallocateGuestRange(metadata: ImageMetadata, from: number, to: number, mode: Preallocation): void {
+  if (mode === "off") return;
+  const { geometry, mapping, allocator, file } = metadata;
+  const { clusterSize } = geometry;
+  const run = new MappedRun();
+  const end = alignUp(to, clusterSize);
+  const host: HostFile = {
+    get size() {
+      return file.file.size;
+    },
+    writeAt: (offset, data) => file.writeAt(offset, data),
+    truncate: (size) => file.growTo(size),
+    preallocate: (offset, length) => file.reserveAt(offset, length),
+  };
+  for (let position = alignDown(from, clusterSize); position < end;) {
+    mapping.find(position, end - position, run);
+    if (run.kind !== ClusterKind.unallocated && run.kind !== ClusterKind.zero) {
+      position += run.length;
+      continue;
+    }
+    const sliceEnd = alignDown(position, mapping.sliceSpan) + mapping.sliceSpan;
+    const wanted = Math.min(run.length, sliceEnd - position) / clusterSize;
+    const slice = mapping.prepareSlice(position);
+    const target = allocator.allocateRun(wanted);
+    try {
+      metadata.assertNoMetadata("preallocated clusters", target.offset, target.count * clusterSize);
+      reserveHostRange(host, target.offset, target.count * clusterSize, mode);
+    } catch (error) {
+      if (file.failure === undefined) allocator.release(target);
+      throw error;
+    }
+    mapping.link(slice, position, target.count, target.offset);
+    position += target.count * clusterSize;
+  }
+}
+
+/**
+ * Makes a range of a file its own and full of zeroes.
+ *
+ * @param file The file.
+ * @param offset Where to begin, in bytes.
+ * @param length How far, in bytes.
+ * @param mode How much to allocate.
+ * @throws {Qcow2Error} With code `no-space` or `io`.
+ */
+export function reserveHostRange(file: HostFile, offset: number, length: number, mode: Preallocation): void {
+  const end = offset + length;
+  // What the file has already may hold what was freed there: it is written over, which allocates it.
+  const inside = Math.min(end, Math.max(offset, file.size));
+  writeZeroes(file, offset, inside);
+  if (inside === end) return;
+  if (mode === "full" || (mode === "falloc" && !file.preallocate(inside, end - inside))) writeZeroes(file, inside, end);
+  else if (mode !== "falloc") file.truncate(end);
+}
+
+function writeZeroes(file: HostFile, from: number, to: number): void {
+  const zeroes = new Uint8Array(Math.min(ZEROES_LENGTH, to - from));
+  for (let position = from; position < to; position += zeroes.length) {
+    file.writeAt(position, zeroes.subarray(0, Math.min(zeroes.length, to - position)));
+  }
+}
+
+/**
+ * Checks a mode that a caller passed.
+ *
+ * @param mode What was passed, if anything.
+ * @returns The mode; `off` where nothing was passed.
+ * @throws {Qcow2Error} With code `invalid-argument` where there is no such mode.
+ */
+export function checkedPreallocation(mode: Preallocation | undefined): Preallocation {
+  const modes: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
+  if (mode === undefined || modes.includes(mode)) return mode ?? "off";
+  throw new Qcow2Error("invalid-argument", `Preallocation is "${mode}", expected ${modes.join(", ")}`, {
+    found: String(mode),
+    expected: modes.join(", "),
+  });
+}

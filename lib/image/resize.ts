@@ -1,0 +1,145 @@
+/**
+ * Makes the disk of an image longer or shorter.
+ *
+ * @module
+ */
+
+import type { Disk } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import { alignUp, l1EntryCountFor } from "../format/geometry.ts";
+import { EXTENSION } from "../format/header_extensions.ts";
+import type { ImageMetadata } from "../metadata/image_metadata.ts";
+import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
+import type { GuestIo } from "./guest_io.ts";
+import { checkedPreallocation, preallocateGuestRange, type Preallocation } from "./preallocation.ts";
+
+/** How a disk is resized. */
+export interface ResizeOptions {
+  /**
+   * Whether the disk may become shorter. What stands behind its new end is lost.
+   *
+   * @default {false}
+   */
+  readonly shrink?: boolean;
+  /**
+   * What is allocated of a range that is added.
+   *
+   * @default {"off"}
+   */
+  readonly preallocation?: Preallocation;
+}
+
+/** QEMU counts virtual sizes in these. */
+const SECTOR_SIZE = 512;
+
+/**
+ * The size that a disk gets.
+ *
+ * @param current The size now, in bytes.
+ * @param wanted What was asked for, in bytes.
+ * @param options Whether the disk may become shorter, and what is allocated.
+ * @returns The size in whole sectors.
+ * @throws {Qcow2Error} With code `invalid-argument` where the size makes no sense or the disk must not become shorter.
+ */
+export function checkedSize(current: number, wanted: number, options: ResizeOptions): number {
+  if (!Number.isSafeInteger(wanted) || wanted < 0 || wanted > Number.MAX_SAFE_INTEGER - SECTOR_SIZE) {
+    throw new Qcow2Error("invalid-argument", `Virtual size is ${wanted}, expected a whole number of bytes below 2^53`, {
+      found: wanted,
+    });
+  }
+  const size = alignUp(wanted, SECTOR_SIZE);
+  const preallocation = checkedPreallocation(options.preallocation);
+  if (size < current && options.shrink !== true) {
+    throw new Qcow2Error(
+      "invalid-argument",
+      `Disk has ${current} bytes and would lose what stands behind ${size}; use { shrink: true } to allow that`,
+      { found: size, expected: `at least ${current}` },
+    );
+  }
+  if (size <= current && preallocation !== "off") {
+    throw new Qcow2Error("invalid-argument", "Preallocation can only be used for growing images", {
+      found: preallocation,
+      expected: "off",
+    });
+  }
+  return size;
+}
+
+/**
+ * Resizes the disk of an image, so that a crash at any time leaves the old size or the new one.
+ *
+ * @param metadata The image, ready for writing.
+ * @param io Its guest's bytes.
+ * @param backing What unallocated clusters read as, if anything.
+ * @param wanted The new size in bytes, rounded up to a multiple of 512.
+ * @param options Whether the disk may become shorter, and what is allocated.
+ * @throws {Qcow2Error} With code `invalid-argument` as {@linkcode checkedSize} does, `unsupported` where snapshots or bitmaps
+ * forbid it, `limit-exceeded` where the L1 table would be too long, `no-space`, `corrupt` or `io`.
+ */
+export function resizeImage(
+  metadata: ImageMetadata,
+  io: GuestIo,
+  backing: Disk | undefined,
+  wanted: number,
+  options: ResizeOptions,
+): void {
+  const size = checkedSize(metadata.diskSize, wanted, options);
+  const { header } = metadata;
+  if (header.version === 2 && header.snapshotCount > 0) {
+    throw new Qcow2Error("unsupported", "Can't resize a v2 image which has snapshots", {
+      found: header.snapshotCount,
+      expected: "version 3, or no snapshots",
+    });
+  }
+  if (header.extensions.some(({ type }) => type === EXTENSION.bitmaps)) {
+    throw new Qcow2Error("unsupported", "Resizing an image with bitmaps is not supported", { found: "bitmaps" });
+  }
+  if (size > metadata.diskSize) grow(metadata, io, backing, size, options);
+  else if (size < metadata.diskSize) shrink(metadata, size);
+}
+
+/** The header tells the new size last, when everything behind the old end reads as zeroes for good. */
+function grow(
+  metadata: ImageMetadata,
+  io: GuestIo,
+  backing: Disk | undefined,
+  size: number,
+  options: ResizeOptions,
+): void {
+  const { clusterSize } = metadata.geometry;
+  const oldSize = metadata.diskSize;
+  metadata.growL1(l1EntryCountFor(metadata.geometry, size));
+  io.clearBehindEnd(oldSize, size);
+  // The rest of the cluster that the old end cuts has no place if it reads from the backing file.
+  const from = backing === undefined ? oldSize : alignUp(oldSize, clusterSize);
+  if (from < size) preallocateGuestRange(metadata, from, size, options.preallocation ?? "off");
+  metadata.flush();
+  metadata.updateHeader({ size });
+}
+
+/** The header tells the new size first: what stands behind the end from then on belongs to nobody. */
+function shrink(metadata: ImageMetadata, size: number): void {
+  metadata.flush();
+  metadata.updateHeader({ size });
+  const { geometry, mapping } = metadata;
+  const first = alignUp(size, geometry.clusterSize);
+  const tablesEnd = l1EntryCountFor(geometry, first);
+  unlinkRange(metadata, first, tablesEnd * geometry.l2TableSpan);
+  for (let l1Index = tablesEnd; l1Index < mapping.l1.entryCount; l1Index++) mapping.dropTable(l1Index);
+  metadata.flush();
+  metadata.truncateHostFile();
+}
+
+/** Empties the entries of the L2 table that the new end cuts. */
+function unlinkRange(metadata: ImageMetadata, from: number, to: number): void {
+  const { geometry, mapping } = metadata;
+  const run = new MappedRun();
+  for (let position = from; position < to;) {
+    mapping.find(position, Math.min(to - position, mapping.sliceSpan - position % mapping.sliceSpan), run);
+    const { kind, length } = run;
+    if (kind !== ClusterKind.unallocated) {
+      mapping.unlink(mapping.prepareSlice(position), position, length / geometry.clusterSize, false);
+    }
+    position += length;
+  }
+}
