@@ -30,6 +30,7 @@ export type { HeaderExtension } from "./lib/format/header_extensions.ts";
 export type { LayoutOptions } from "./lib/format/layout.ts";
 export type { Snapshot } from "./lib/format/snapshot_table.ts";
 export type { BackingPolicy, BackingReference } from "./lib/image/backing.ts";
+export type { DataFilePolicy, DataFileReference, ExistingDataFile } from "./lib/image/data_file.ts";
 export { detectImageType, type ImageType } from "./lib/image/detect.ts";
 export type { FileSource } from "./lib/image/host_file.ts";
 export type { CreateOptions, Durability, ImageOptions, OpenOptions } from "./lib/image/options.ts";

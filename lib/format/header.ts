@@ -261,8 +261,12 @@ function checkTables(header: Header, geometry: Geometry): void {
   if (header.l1EntryCount > 0) checkOffset("L1 table offset", 40, header.l1TableOffset, clusterSize);
   checkOffset("Refcount table offset", 48, header.refcountTableOffset, clusterSize);
   if (header.snapshotCount > 0) checkOffset("Snapshot table offset", 64, header.snapshotTableOffset, clusterSize);
-  if ((header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n && !hasDataFile(header)) {
-    throw invalid("Autoclear feature field", 88, "raw external data", "it only with an external data file");
+  if ((header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n) {
+    const found = "raw external data";
+    if (!hasDataFile(header)) throw invalid("Autoclear feature field", 88, found, "it only with an external data file");
+    if (header.backingFile !== undefined) {
+      throw invalid("Autoclear feature field", 88, found, "no backing file with it");
+    }
   }
 }
 

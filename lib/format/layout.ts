@@ -5,7 +5,7 @@
  */
 
 import { Qcow2Error } from "../errors.ts";
-import { COMPATIBLE, encodeFeatureNames, FEATURE_NAMES, INCOMPATIBLE } from "./feature_bits.ts";
+import { AUTOCLEAR, COMPATIBLE, encodeFeatureNames, FEATURE_NAMES, INCOMPATIBLE } from "./feature_bits.ts";
 import { type Geometry, geometryOf, l1EntryCountFor } from "./geometry.ts";
 import { EXTENSION, type HeaderExtension } from "./header_extensions.ts";
 import { type CompressionType, encodeHeader, type Header, HEADER_LENGTH_V3, MIN_HEADER_LENGTH_V3 } from "./header.ts";
@@ -51,6 +51,14 @@ export interface LayoutOptions {
   readonly backingFile?: string;
   /** Format of the backing file, such as `qcow2`. */
   readonly backingFormat?: string;
+  /** Name of the external data file that the guest's clusters stand in; version 3 only. */
+  readonly dataFile?: string;
+  /**
+   * Whether the external data file is a raw image of the disk as well; not with a backing file.
+   *
+   * @default {false}
+   */
+  readonly dataFileRaw?: boolean;
 }
 
 /** A fresh image: the header, and the bytes of its few clusters. Between and behind them everything is zero. */
@@ -110,6 +118,7 @@ export function createLayout(options: LayoutOptions): Layout {
       "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version 3 or greater)",
     );
   }
+  checkDataFile(options, version);
   const geometry = geometryFor(clusterSize, refcountBits);
   if (!Number.isSafeInteger(options.size) || options.size < 0) {
     throw argument(`Virtual size is ${options.size}, expected a whole number of bytes from 0 to 2^53 - 1`);
@@ -148,13 +157,14 @@ export function createLayout(options: LayoutOptions): Layout {
     refcountTableClusterCount: tableClusterCount,
     snapshotCount: 0,
     snapshotTableOffset: 0,
-    incompatibleFeatures: compressionType === "zlib" ? 0n : INCOMPATIBLE.compressionType,
+    incompatibleFeatures: (compressionType === "zlib" ? 0n : INCOMPATIBLE.compressionType) |
+      (options.dataFile === undefined ? 0n : INCOMPATIBLE.dataFile),
     compatibleFeatures: lazyRefcounts ? COMPATIBLE.lazyRefcounts : 0n,
-    autoclearFeatures: 0n,
+    autoclearFeatures: options.dataFileRaw === true ? AUTOCLEAR.rawDataFile : 0n,
     refcountOrder: geometry.refcountOrder,
     compressionType,
     unknownFields: version === 2 ? new Uint8Array() : new Uint8Array(HEADER_LENGTH_V3 - MIN_HEADER_LENGTH_V3 - 1),
-    extensions: extensionsFor(version, clusterSize, options.backingFormat),
+    extensions: extensionsFor(version, clusterSize, options),
     backingFile: options.backingFile,
   };
   return {
@@ -168,10 +178,29 @@ export function createLayout(options: LayoutOptions): Layout {
   };
 }
 
-function extensionsFor(version: 2 | 3, clusterSize: number, backingFormat: string | undefined): HeaderExtension[] {
+function checkDataFile({ dataFile, dataFileRaw, backingFile }: LayoutOptions, version: 2 | 3): void {
+  if (dataFile === "") throw argument("Name of the data file is empty");
+  if (dataFile !== undefined && version === 2) {
+    throw argument(
+      "External data files are only supported with compatibility level 1.1 and above (use version 3 or greater)",
+    );
+  }
+  if (dataFileRaw !== true) return;
+  if (dataFile === undefined) throw argument("A raw data file needs the name of a data file");
+  if (backingFile !== undefined) throw argument("Backing file and raw data file cannot be used at the same time");
+}
+
+function extensionsFor(
+  version: 2 | 3,
+  clusterSize: number,
+  { backingFormat, dataFile }: LayoutOptions,
+): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   if (backingFormat !== undefined) {
     extensions.push({ type: EXTENSION.backingFormat, data: new TextEncoder().encode(backingFormat) });
+  }
+  if (dataFile !== undefined) {
+    extensions.push({ type: EXTENSION.dataFile, data: new TextEncoder().encode(dataFile) });
   }
   if (version >= 3 && clusterSize >= MIN_CLUSTER_SIZE_FOR_NAMES) {
     extensions.push({ type: EXTENSION.featureNames, data: encodeFeatureNames(FEATURE_NAMES) });

@@ -19,12 +19,20 @@ import { ImageMetadata, readHeader } from "../metadata/image_metadata.ts";
 import { readBitmaps } from "../metadata/bitmaps.ts";
 import { readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
-import { allowedBacking, backingReference, realPath } from "./backing.ts";
+import { allowedBacking, backingReference } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
+import { createDataFile, type NewDataFile, openDataFile } from "./data_file.ts";
 import { GuestIo } from "./guest_io.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
+import { realPath } from "./local_name.ts";
 import type { CreateOptions, OpenOptions } from "./options.ts";
 import { RawFile } from "./raw_file.ts";
+
+/** The files that an image names and that were opened with it. */
+interface OtherFiles {
+  readonly backing: Disk | undefined;
+  readonly dataFile: BlockFile | undefined;
+}
 
 /** What an L2 entry or L1 entry points to, for inspection. */
 export interface TableEntry {
@@ -68,16 +76,22 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   readonly #metadata: ImageMetadata;
   readonly #io: GuestIo;
   readonly #backing: Disk | undefined;
+  readonly #dataFile: BlockFile | undefined;
   readonly #write: boolean;
   #cursor = 0;
   #closed = false;
 
-  private constructor(file: BlockFile, options: OpenOptions, backing: Disk | undefined) {
+  private constructor(
+    file: BlockFile,
+    options: Omit<OpenOptions, "dataFile">,
+    { backing, dataFile }: OtherFiles,
+  ) {
     const { write = false, durability = "full", cacheSize } = options;
     this.#file = file;
     this.#write = write;
-    this.#metadata = ImageMetadata.open(file, { write, durability, cacheSize });
+    this.#metadata = ImageMetadata.open(file, { write, durability, cacheSize, dataFile });
     this.#backing = backing;
+    this.#dataFile = dataFile;
     this.#io = new GuestIo(this.#metadata, backing);
     if (write) this.#prepareForWriting();
   }
@@ -85,7 +99,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   /**
    * Opens an image. The cost does not depend on the image's size.
    *
-   * Nothing but the named file is opened unless `backing` allows it: otherwise an image with a backing file is refused.
+   * Nothing but the named file is opened unless `backing` or `dataFile` allows it: otherwise an image with a backing file or
+   * an external data file is refused.
    *
    * @param source Path of the image, or a file that was opened (for reading and writing, to write). The file is the image's
    * from here on: it is closed with it, and where opening fails.
@@ -116,14 +131,18 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
 
   static #openInChain(source: FileSource, options: OpenOptions, chain: readonly string[]): Qcow2File {
     const file = acquireFile(source, { write: options.write ?? false, lock: options.lock ?? true });
+    const { write = false, lock = true } = options;
     let backing: Disk | undefined;
+    let dataFile: BlockFile | undefined;
     try {
       const header = readHeader(file);
-      refuseWhatCannotBeRead(header);
+      refuseWhatCannotBeRead(header, write);
+      dataFile = openDataFile(header, file.name, { policy: options.dataFile ?? "refuse", write, lock });
       backing = Qcow2File.#openBacking(header, file.name, options, chain);
-      return new Qcow2File(file, options, backing);
+      return new Qcow2File(file, options, { backing, dataFile });
     } catch (error) {
       backing?.close();
+      dataFile?.close();
       file.close();
       throw error;
     }
@@ -160,18 +179,21 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     }
     // Everything that can be wrong with the options is found before the file is touched.
     const planned = createLayout({ ...options, size: options.size ?? 0 });
-    const backing = Qcow2File.#openBacking(
-      planned.header,
-      name,
-      { ...options, backing: options.backing ?? "allow" },
-      [],
-    );
+    const { backing: policy = "allow", lock = true, existingDataFile: existing = "refuse" } = options;
+    // Whoever lets a chain be opened means the data files in it as well.
+    const chainOptions = { ...options, backing: policy, dataFile: policy === "refuse" ? policy : "allow" } as const;
+    const backing = Qcow2File.#openBacking(planned.header, name, chainOptions, []);
+    let dataFile: NewDataFile | undefined;
     try {
       const size = options.size ?? backing?.size;
       if (size === undefined) throw new Qcow2Error("invalid-argument", "Image creation needs a size");
-      return Qcow2File.#createEmpty(target, createLayout({ ...options, size }), options, backing);
+      const layout = createLayout({ ...options, size });
+      const openPolicy = options.openDataFile ?? "allow";
+      dataFile = createDataFile(layout.header, name, { policy: openPolicy, write: true, lock, existing });
+      return Qcow2File.#createEmpty(target, layout, options, backing, dataFile);
     } catch (error) {
       backing?.close();
+      dataFile?.abandon();
       throw error;
     }
   }
@@ -181,10 +203,12 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     layout: Layout,
     options: CreateOptions,
     backing: Disk | undefined,
+    dataFile: NewDataFile | undefined,
   ): Qcow2File {
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       const { header } = layout;
+      dataFile?.prepare(header.size);
       file.truncate(layout.fileSize);
       file.writeAt(header.refcountTableOffset, layout.refcountTable);
       file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
@@ -192,7 +216,13 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       if (options.durability !== "none") file.sync();
       file.writeAt(0, layout.headerCluster);
       if (options.durability !== "none") file.sync();
-      return new Qcow2File(file, { ...options, write: true }, backing);
+      const disk = new Qcow2File(file, { ...options, write: true }, { backing, dataFile: dataFile?.file });
+      // A raw data file holds the whole disk from the start, so everything in it is mapped.
+      if (options.dataFileRaw === true) {
+        disk.#io.mapDataFile();
+        disk.flush();
+      }
+      return disk;
     } catch (error) {
       file.close();
       throw error;
@@ -221,9 +251,10 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     const { path, format } = allowedBacking(reference, above);
     const cacheSize = options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize };
     try {
+      const dataFile = options.dataFile ?? "refuse";
       return format === "raw"
         ? RawFile.open(path, { lock })
-        : Qcow2File.#openInChain(path, { backing: policy, lock, ...cacheSize }, above);
+        : Qcow2File.#openInChain(path, { backing: policy, dataFile, lock, ...cacheSize }, above);
     } catch (error) {
       if (!(error instanceof Qcow2Error)) throw error;
       throw new Qcow2Error(error.code, `Cannot open backing file "${reference.name}": ${error.message}`, {
@@ -335,6 +366,9 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   writeCompressedAt(offset: number, data: Uint8Array): void {
     this.#assertWritable();
     checkRange(offset, data.length, this.size);
+    if (this.#dataFile !== undefined) {
+      throw new Qcow2Error("unsupported", "Clusters in an external data file cannot be compressed");
+    }
     const unit = this.allocationSize;
     if (offset % unit !== 0 || (data.length % unit !== 0 && offset + data.length !== this.size)) {
       throw new Qcow2Error(
@@ -509,6 +543,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       if (this.#write) this.#metadata.flushForGood();
     } finally {
       this.#file.close();
+      this.#dataFile?.close();
       this.#backing?.close();
     }
   }
@@ -709,7 +744,7 @@ function nameOf(source: FileSource): string {
 }
 
 /** Refuses what would be misread, before anything is read. */
-function refuseWhatCannotBeRead(header: Header): void {
+function refuseWhatCannotBeRead(header: Header, write: boolean): void {
   if (header.encryption !== "none") {
     throw new Qcow2Error("encrypted", `Image is encrypted with ${header.encryption}, expected an unencrypted one`, {
       offset: 32,
@@ -717,10 +752,12 @@ function refuseWhatCannotBeRead(header: Header): void {
       expected: "none",
     });
   }
-  if (hasDataFile(header)) {
-    throw new Qcow2Error("data-file-refused", "Image has an external data file, which is not supported", {
-      offset: 72,
-      found: "an external data file",
+  if (write && hasDataFile(header) && header.snapshotCount > 0) {
+    // The data file holds each cluster once: what is written would change in the snapshots as well.
+    throw new Qcow2Error("unsupported", "Image with an external data file has snapshots, so it can only be read", {
+      offset: 60,
+      found: header.snapshotCount,
+      expected: 0,
     });
   }
   if ((header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n) {

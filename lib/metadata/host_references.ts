@@ -276,6 +276,10 @@ class OwnerWalk {
       const lower = this.#tableView.getUint32(index * l2EntrySize + 4);
       if (upper === 0 && lower === 0) continue;
       const entryAt = tableOffset + index * l2EntrySize;
+      if ((upper & COMPRESSED_FLAG) !== 0 && hasDataFile(header)) {
+        this.#report(`ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(upper, lower)}`, entryAt);
+        continue;
+      }
       if ((upper & COMPRESSED_FLAG) !== 0) {
         if ((upper & COPIED_FLAG) !== 0) {
           this.#report(
@@ -297,13 +301,14 @@ class OwnerWalk {
         this.#report(`ERROR found l2 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt);
       }
       const offset = entryOffset(upper, lower);
-      if (offset === 0 || hasDataFile(header)) continue;
+      // In a data file, offset 0 with the COPIED flag is the first cluster.
+      if (offset === 0 && !(hasDataFile(header) && (upper & COPIED_FLAG) !== 0 && (lower & ZERO_FLAG) === 0)) continue;
       if (active) {
         this.statistics.allocatedClusters++;
         if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters++;
         expected = offset + clusterSize;
       }
-      this.#count(offset, clusterSize, entryAt);
+      if (!hasDataFile(header)) this.#count(offset, clusterSize, entryAt);
       if (offset % clusterSize !== 0) {
         this.#report(
           `ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`,

@@ -12,6 +12,7 @@ import {
   decodeHeader,
   encodeMutableFields,
   geometryOfHeader,
+  hasDataFile,
   type Header,
   headerClusterSize,
   MUTABLE_FIELDS_OFFSET,
@@ -36,6 +37,8 @@ export interface ImageMetadataOptions {
   readonly durability: Durability;
   /** The most bytes of L2 tables to keep in memory; by default as much as the disk has, up to 32 MiB. */
   readonly cacheSize?: number | undefined;
+  /** The file that the guest's clusters stand in, where the image has one for them. */
+  readonly dataFile?: BlockFile | undefined;
   /** Rules of the flush order to leave out: for tests alone. */
   readonly brokenRules?: ReadonlySet<BreakableRule>;
 }
@@ -76,6 +79,8 @@ function readStart(file: BlockFile, maxLength: number): Uint8Array {
 export class ImageMetadata {
   /** The host file. */
   readonly file: OrderedFile;
+  /** The file that the guest's clusters stand in: the host file, or a data file, where each stands at its own offset. */
+  readonly guestFile: OrderedFile;
   /** Sizes and index splits. */
   readonly geometry: Geometry;
   /** The virtual size in bytes: what the header says, in whole sectors. */
@@ -98,6 +103,8 @@ export class ImageMetadata {
 
   private constructor(file: OrderedFile, header: Header, options: ImageMetadataOptions) {
     this.file = file;
+    const { dataFile } = options;
+    this.guestFile = dataFile === undefined ? file : new OrderedFile(dataFile, options.durability);
     this.#header = header;
     this.#write = options.write;
     this.geometry = geometryOfHeader(header);
@@ -141,6 +148,7 @@ export class ImageMetadata {
     );
     this.mapping = new Mapping(file, this.geometry, l1, this.l2Cache, this.allocator, {
       version: header.version,
+      dataFile: hasDataFile(header),
       onNewTable: (offset, replaced) => {
         this.#regions.addTable("active L2 table", offset);
         if (replaced !== 0) this.#regions.removeTable(replaced);
@@ -149,6 +157,7 @@ export class ImageMetadata {
     });
     this.#order = new FlushOrder({
       file,
+      guestFile: this.guestFile,
       refcountCache: this.refcountCache,
       l2Cache: this.l2Cache,
       refcounts: this.refcounts,
@@ -177,6 +186,16 @@ export class ImageMetadata {
   /** The header as it stands in the file. */
   get header(): Header {
     return this.#header;
+  }
+
+  /** Whether the guest's clusters stand in a data file. */
+  get hasDataFile(): boolean {
+    return this.guestFile !== this.file;
+  }
+
+  /** Whether the data file is also a raw image of the disk, so that what reads as zeroes must be zeroes there. */
+  get hasRawDataFile(): boolean {
+    return (this.#header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n;
   }
 
   /** Whether the image carries the corrupt bit. */
@@ -232,6 +251,7 @@ export class ImageMetadata {
   /** Flushes whatever the durability is: for closing. */
   flushForGood(): void {
     this.flush();
+    if (this.hasDataFile) this.guestFile.syncForGood();
     this.file.syncForGood();
   }
 
