@@ -254,14 +254,14 @@ export class GuestIo {
    * cluster that is kept in reserve is used where it is.
    */
   #tryWriteFresh(offset: number, data: Uint8Array, kind: ClusterKind, copied: boolean, hostOffset: number): number {
-    const { geometry, mapping, allocator, guestFile } = this.#metadata;
+    const { geometry, mapping, allocator, guestFile, hasDataFile, diskSize } = this.#metadata;
     const { clusterSize, subclusterSize: unit } = geometry;
     const head = offset % unit;
     const first = offset - head;
     // The entries of one slice change together: it is in memory before anything is allocated, so linking cannot fail.
     const sliceEnd = alignDown(first, mapping.sliceSpan) + mapping.sliceSpan;
     const reserved = (kind === ClusterKind.zeroAllocated || kind === ClusterKind.reserved) && copied;
-    const inPlace = reserved || this.#metadata.hasDataFile;
+    const inPlace = reserved || hasDataFile;
     // In a reserved cluster old bytes may still be the guest's as far as the file says: no sector of it is written in two pieces.
     const tearsSectors = inPlace && (head % SECTOR_SIZE !== 0 || (head + data.length) % SECTOR_SIZE !== 0);
     const wanted = Math.min(sliceEnd - first, tearsSectors ? unit : alignUp(head + data.length, unit));
@@ -274,7 +274,10 @@ export class GuestIo {
     const written = Math.min(data.length, target.length - head);
     try {
       if (reserved) this.#assertForGuest(target.offset, target.length);
-      this.#fill(target, this.#hasContent(kind, first) ? first : undefined, head, data.subarray(0, written));
+      const source = this.#hasContent(kind, first) ? first : undefined;
+      // A data file ends with the disk, also where that is in the middle of a cluster.
+      const filled = hasDataFile ? Math.min(target.length, diskSize - first) : target.length;
+      this.#fill({ offset: target.offset, length: filled }, source, head, data.subarray(0, written));
       if (fresh !== undefined && hasHostCluster(kind)) this.#copyOthers(first, target);
     } catch (error) {
       if (fresh !== undefined && guestFile.failure === undefined) allocator.release(fresh);

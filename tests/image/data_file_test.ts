@@ -158,6 +158,21 @@ Deno.test("A raw data file is mapped from the start and holds what the disk hold
   }
 });
 
+Deno.test("A data file ends where the disk ends, also in the middle of a cluster", () => {
+  for (const dataFileRaw of [false, true]) {
+    const { disk, data } = create({ size: CLUSTER + 512, dataFileRaw });
+    disk.writeAt(CLUSTER + 100, filled(10, 1));
+    disk.writeZeroesAt(0, CLUSTER + 512);
+    disk.writeAt(CLUSTER + 100, filled(10, 1));
+    assertEquals(data.size, CLUSTER + 512);
+    disk.discardAt(0, CLUSTER + 512);
+    disk.writeAt(CLUSTER + 100, filled(10, 1));
+    assertEquals(readBytes(disk, CLUSTER, 512), new Uint8Array(512).fill(1, 100, 110));
+    assertEquals(data.size, CLUSTER + 512);
+    disk.close();
+  }
+});
+
 Deno.test("Compressed clusters and entries that point elsewhere are refused with a data file", () => {
   const { disk } = create();
   assertCode("unsupported", () => disk.writeCompressedAt(0, filled(CLUSTER, 1)));
