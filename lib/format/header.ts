@@ -301,7 +301,7 @@ export function geometryOfHeader(header: Header): Geometry {
   return geometryOf({
     clusterBits: header.clusterBits,
     refcountOrder: header.refcountOrder,
-    extendedL2: (header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n,
+    extendedL2: hasExtendedL2(header),
   });
 }
 
@@ -313,6 +313,16 @@ export function geometryOfHeader(header: Header): Geometry {
  */
 export function hasDataFile(header: Header): boolean {
   return (header.incompatibleFeatures & INCOMPATIBLE.dataFile) !== 0n;
+}
+
+/**
+ * Whether L2 entries are extended, so that clusters have subclusters.
+ *
+ * @param header A header.
+ * @returns Whether the incompatible feature bit is set.
+ */
+export function hasExtendedL2(header: Header): boolean {
+  return (header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n;
 }
 
 /**

@@ -9,7 +9,7 @@ import { AUTOCLEAR, COMPATIBLE, encodeFeatureNames, FEATURE_NAMES, INCOMPATIBLE 
 import { type Geometry, geometryOf, l1EntryCountFor } from "./geometry.ts";
 import { EXTENSION, type HeaderExtension } from "./header_extensions.ts";
 import { type CompressionType, encodeHeader, type Header, HEADER_LENGTH_V3, MIN_HEADER_LENGTH_V3 } from "./header.ts";
-import { MAX_L1_TABLE_LENGTH } from "./limits.ts";
+import { MAX_L1_TABLE_LENGTH, MIN_CLUSTER_BITS_EXTENDED_L2 } from "./limits.ts";
 import { setRefcount } from "./refcount_entries.ts";
 import { viewOf, writeUint64 } from "./uint64.ts";
 
@@ -51,6 +51,13 @@ export interface LayoutOptions {
   readonly backingFile?: string;
   /** Format of the backing file, such as `qcow2`. */
   readonly backingFormat?: string;
+  /**
+   * Whether each cluster has 32 subclusters, so that small writes into a disk with a backing file copy less; version 3 with
+   * clusters of at least 16 KiB only.
+   *
+   * @default {false}
+   */
+  readonly extendedL2?: boolean;
   /** Name of the external data file that the guest's clusters stand in; version 3 only. */
   readonly dataFile?: string;
   /**
@@ -119,7 +126,13 @@ export function createLayout(options: LayoutOptions): Layout {
     );
   }
   checkDataFile(options, version);
-  const geometry = geometryFor(clusterSize, refcountBits);
+  const extendedL2 = options.extendedL2 ?? false;
+  if (version === 2 && extendedL2) {
+    throw argument(
+      "Extended L2 entries are only supported with compatibility level 1.1 and above (use version 3 or greater)",
+    );
+  }
+  const geometry = geometryFor(clusterSize, refcountBits, extendedL2);
   if (!Number.isSafeInteger(options.size) || options.size < 0) {
     throw argument(`Virtual size is ${options.size}, expected a whole number of bytes from 0 to 2^53 - 1`);
   }
@@ -158,7 +171,7 @@ export function createLayout(options: LayoutOptions): Layout {
     snapshotCount: 0,
     snapshotTableOffset: 0,
     incompatibleFeatures: (compressionType === "zlib" ? 0n : INCOMPATIBLE.compressionType) |
-      (options.dataFile === undefined ? 0n : INCOMPATIBLE.dataFile),
+      (options.dataFile === undefined ? 0n : INCOMPATIBLE.dataFile) | (extendedL2 ? INCOMPATIBLE.extendedL2 : 0n),
     compatibleFeatures: lazyRefcounts ? COMPATIBLE.lazyRefcounts : 0n,
     autoclearFeatures: options.dataFileRaw === true ? AUTOCLEAR.rawDataFile : 0n,
     refcountOrder: geometry.refcountOrder,
@@ -208,16 +221,21 @@ function extensionsFor(
   return extensions;
 }
 
-function geometryFor(clusterSize: number, refcountBits: number): Geometry {
+function geometryFor(clusterSize: number, refcountBits: number, extendedL2: boolean): Geometry {
   const clusterBits = Math.log2(clusterSize);
   if (!Number.isInteger(clusterBits) || clusterBits < 9 || clusterBits > 21) {
     throw argument(`Cluster size must be a power of two between 512 and 2048k, found ${clusterSize}`);
+  }
+  if (extendedL2 && clusterBits < MIN_CLUSTER_BITS_EXTENDED_L2) {
+    throw argument(
+      `Extended L2 entries are only supported with cluster sizes of at least 16384 bytes, found ${clusterSize}`,
+    );
   }
   const refcountOrder = Math.log2(refcountBits);
   if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > 6) {
     throw argument(`Refcount width must be a power of two and may not exceed 64 bits, found ${refcountBits}`);
   }
-  return geometryOf({ clusterBits, refcountOrder });
+  return geometryOf({ clusterBits, refcountOrder, extendedL2 });
 }
 
 /** How many clusters the refcounts of an image take so that they describe themselves and the given number of others. */

@@ -400,7 +400,10 @@ export class GuestIo {
         // A part of a compressed cluster cannot change alone.
         if (length < geometry.clusterSize) this.#zeroBytes(position, Math.min(position + length, diskSize));
         else mapping.unlink(mapping.prepareSlice(position), position, length, true);
-      } else if (kind === ClusterKind.data || (isUnallocated(kind) && this.#hasContent(kind, position))) {
+      } else if (
+        // Where nothing is allocated for a cluster that reads as zeroes, an entry would only cost space.
+        kind === ClusterKind.data || kind === ClusterKind.reserved || this.#hasContent(kind, position)
+      ) {
         this.#eachSlice(position, length, (at, partLength) => {
           mapping.setZeroFlag(mapping.prepareSlice(at), at, partLength);
         });

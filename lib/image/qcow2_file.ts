@@ -8,8 +8,7 @@ import type { Closer, ReaderSync, SeekerSync, WriterSync } from "@std/io/types";
 import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
-import { INCOMPATIBLE } from "../format/feature_bits.ts";
-import { hasDataFile, type Header } from "../format/header.ts";
+import { hasDataFile, hasExtendedL2, type Header } from "../format/header.ts";
 import { createLayout, type Layout } from "../format/layout.ts";
 import type { Snapshot } from "../format/snapshot_table.ts";
 import { getRefcount } from "../format/refcount_entries.ts";
@@ -44,6 +43,8 @@ export interface TableEntry {
   readonly compressed: boolean;
   /** Whether the entry reads as zeroes; never for L1 entries. */
   readonly zero: boolean;
+  /** The states of the subclusters, one bit each, the first one lowest; only in L2 entries of images that have them. */
+  readonly subclusters?: { readonly allocated: number; readonly zero: number };
 }
 
 /**
@@ -640,7 +641,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       const position = index * geometry.l2EntrySize;
       const slice = l2Cache.get(offset + position - position % l2Cache.sliceSize);
       const inSlice = position % l2Cache.sliceSize;
-      return l2EntryOf(slice.view.getUint32(inSlice), slice.view.getUint32(inSlice + 4));
+      return l2EntryOf(slice.view, inSlice, hasExtendedL2(this.header));
     });
   }
 
@@ -760,12 +761,6 @@ function refuseWhatCannotBeRead(header: Header, write: boolean): void {
       expected: 0,
     });
   }
-  if ((header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n) {
-    throw new Qcow2Error("unsupported", "Image has extended L2 entries, which are not supported", {
-      offset: 72,
-      found: "extended L2 entries",
-    });
-  }
 }
 
 /** Refuses writes that a persistent bitmap would have to record. */
@@ -799,12 +794,17 @@ function l1EntryOf(upper: number, lower: number): TableEntry {
   };
 }
 
-function l2EntryOf(upper: number, lower: number): TableEntry {
+function l2EntryOf(view: DataView, position: number, extended: boolean): TableEntry {
+  const upper = view.getUint32(position);
+  const lower = view.getUint32(position + 4);
   const compressed = (upper & COMPRESSED_FLAG) !== 0;
   return {
     hostOffset: entryOffset(upper, lower),
     copied: (upper & COPIED_FLAG) !== 0,
     compressed,
-    zero: !compressed && (lower & 1) !== 0,
+    zero: !compressed && !extended && (lower & 1) !== 0,
+    ...(extended
+      ? { subclusters: { allocated: view.getUint32(position + 12), zero: view.getUint32(position + 8) } }
+      : {}),
   };
 }

@@ -13,6 +13,7 @@ import {
   encodeMutableFields,
   geometryOfHeader,
   hasDataFile,
+  hasExtendedL2,
   type Header,
   headerClusterSize,
   MUTABLE_FIELDS_OFFSET,
@@ -27,6 +28,7 @@ import { type Durability, OrderedFile } from "./ordered_file.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { Refcounts } from "./refcounts.ts";
 import { readSnapshotTable } from "./snapshots.ts";
+import { SubclusterMapping } from "./subcluster_mapping.ts";
 import { TableCache, type TableSlice } from "./table_cache.ts";
 
 /** How {@linkcode ImageMetadata.open} shall treat the image. */
@@ -146,7 +148,9 @@ export class ImageMetadata {
       this.refcounts,
       (offset, length) => this.assertNoMetadata("newly allocated clusters", offset, length),
     );
-    this.mapping = new Mapping(file, this.geometry, l1, this.l2Cache, this.allocator, {
+    // Mapping without subclusters has entries of half the size, which are compared whole: it is a class of its own.
+    const MappingClass = hasExtendedL2(header) ? SubclusterMapping : Mapping;
+    this.mapping = new MappingClass(file, this.geometry, l1, this.l2Cache, this.allocator, {
       version: header.version,
       dataFile: hasDataFile(header),
       onNewTable: (offset, replaced) => {

@@ -153,8 +153,8 @@ export class Mapping {
       const l1Index = Math.floor(position / l2TableSpan);
       const tableEnd = Math.min(end, (l1Index + 1) * l2TableSpan);
       // A broken entry ends a run; it is an error only where one would begin with it.
-      if (run.length > 0 && !this.#hasSoundTable(l1Index)) return;
-      const tableOffset = this.#tableOffset(l1Index);
+      if (run.length > 0 && !this.hasSoundTable(l1Index)) return;
+      const tableOffset = this.tableOffset(l1Index);
       if (tableOffset === 0) {
         if (run.length === 0) run.begin(ClusterKind.unallocated, 0, false);
         else if (run.kind !== ClusterKind.unallocated || step !== 0) return;
@@ -209,7 +209,7 @@ export class Mapping {
    */
   prepareSlice(offset: number): TableSlice {
     const l1Index = Math.floor(offset / this.#geometry.l2TableSpan);
-    let tableOffset = this.#tableOffset(l1Index);
+    let tableOffset = this.tableOffset(l1Index);
     if (tableOffset === 0) {
       tableOffset = this.#makeTable(l1Index);
     } else if ((this.l1.upper(l1Index) & COPIED_FLAG) === 0) {
@@ -225,7 +225,7 @@ export class Mapping {
    * @returns Whether the L1 entry points to a table.
    */
   hasTable(offset: number): boolean {
-    return this.#tableOffset(Math.floor(offset / this.#geometry.l2TableSpan)) !== 0;
+    return this.tableOffset(Math.floor(offset / this.#geometry.l2TableSpan)) !== 0;
   }
 
   /**
@@ -302,7 +302,7 @@ export class Mapping {
    * @param l1Index Index in the active L1 table.
    * @returns The offset in bytes; 0 where there is no table.
    */
-  #tableOffset(l1Index: number): number {
+  protected tableOffset(l1Index: number): number {
     const offset = entryOffset(this.l1.upper(l1Index), this.l1.lower(l1Index));
     if (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
       throw this.#options.onCorruption(
@@ -313,7 +313,8 @@ export class Mapping {
     return offset;
   }
 
-  #hasSoundTable(l1Index: number): boolean {
+  /** Whether an L2 table's offset is one that a table can have. */
+  protected hasSoundTable(l1Index: number): boolean {
     return entryOffset(this.l1.upper(l1Index), this.l1.lower(l1Index)) % this.#geometry.clusterSize === 0;
   }
 

@@ -4,8 +4,6 @@
  * @module
  */
 
-import { Qcow2Error } from "../errors.ts";
-import { INCOMPATIBLE } from "../format/feature_bits.ts";
 import { acquireFile, type FileSource } from "../image/host_file.ts";
 import { type CheckFinding, checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
 import type { AllocationStatistics } from "../metadata/host_references.ts";
@@ -53,13 +51,6 @@ export function checkImage(source: FileSource, options: CheckImageOptions = {}):
   const write = repair !== undefined;
   using file = acquireFile(source, { write, lock });
   const metadata = ImageMetadata.open(file, { write, durability: "full" });
-  const { header } = metadata;
-  if ((header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n) {
-    throw new Qcow2Error("unsupported", "Images with extended L2 entries cannot be checked", {
-      offset: 72,
-      found: `features ${header.incompatibleFeatures.toString(16)}`,
-    });
-  }
   const result = checkMetadata(metadata, {
     ...(repair === undefined ? {} : { repair }),
     ...(onFinding === undefined ? {} : { onFinding }),

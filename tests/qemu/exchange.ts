@@ -27,7 +27,7 @@ export interface ExchangeOptions {
   readonly rounds?: number;
   /** How many requests each time. */
   readonly requests?: number;
-  /** Whether QEMU may write compressed clusters too. */
+  /** Whether clusters are written compressed here. */
   readonly compressed?: boolean;
   /** Called after each round, with nobody having the image open. */
   readonly afterRound?: () => void;
@@ -115,9 +115,9 @@ function writeHere(image: string, options: OpenOptions, requests: readonly Reque
 function commandOf({ kind, offset, length, value }: Request): string {
   switch (kind) {
     case "write":
-      return `write -P ${value} ${offset} ${length}`;
     case "compressed":
-      return `write -c -P ${value} ${offset} ${length}`;
+      // QEMU compresses no cluster that is allocated.
+      return `write -P ${value} ${offset} ${length}`;
     case "discard":
       return `discard ${offset} ${length}`;
     case "zero":
