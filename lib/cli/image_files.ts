@@ -142,7 +142,9 @@ export function openImage(name: string, options: OpenImageOptions = {}): Disk {
   const { write = false, lock = true } = options;
   const { path, format } = resolveImage(name, options.format);
   return opening(name, path, write, () => {
-    return format === "raw" ? RawFile.open(path, { write, lock }) : Qcow2File.open(path, { write, lock });
+    return format === "raw"
+      ? RawFile.open(path, { write, lock })
+      : Qcow2File.open(path, { write, lock, dataFile: "allow" });
   });
 }
 

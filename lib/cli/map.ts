@@ -5,6 +5,8 @@
  */
 
 import { Qcow2Error } from "../errors.ts";
+import type { ImageType } from "../image/detect.ts";
+import { imageInfo } from "../operations/info.ts";
 import { type MapEntry, mapImage } from "../operations/map.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
 import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
@@ -47,21 +49,28 @@ export function map(context: Context, args: readonly string[]): number {
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
   refuseImageDescriptions(parsed);
   const { path, format } = resolveImage(name, parsed.last("format"));
+  const lock = !parsed.has("force-share");
   const entries = mapImage(path, {
     format,
-    lock: !parsed.has("force-share"),
+    dataFile: "allow",
+    lock,
     offset: start,
     ...(length === undefined ? {} : { length }),
   });
   try {
     const readable = startReading(name, path, entries);
-    if (output === "human") printTable(context, path, readable);
+    if (output === "human") printTable(context, hostFileOf(path, format, lock), readable);
     else printJson(context, readable, start);
   } finally {
     // Closes the image, also where not all entries were taken.
     entries.return();
   }
   return 0;
+}
+
+/** The name of the file that the guest's clusters stand in: the image's own, or that of its data file. */
+function hostFileOf(path: string, format: ImageType, lock: boolean): string {
+  return imageInfo(path, { format, lock }).qcow2?.dataFile ?? path;
 }
 
 /** Opens the image, which happens with the first step. What is damaged is told only when that is reached. */

@@ -98,6 +98,7 @@ export class Mapping {
   readonly #cache: TableCache;
   readonly #allocator: ClusterAllocator;
   readonly #options: MappingOptions;
+  readonly #dataFile: boolean;
   readonly #entriesPerSlice: number;
   readonly #sliceSpan: number;
 
@@ -123,6 +124,7 @@ export class Mapping {
     this.#cache = cache;
     this.#allocator = allocator;
     this.#options = options;
+    this.#dataFile = options.dataFile;
     this.#entriesPerSlice = cache.sliceSize / geometry.l2EntrySize;
     this.#sliceSpan = this.#entriesPerSlice * geometry.clusterSize;
   }
@@ -171,7 +173,7 @@ export class Mapping {
           upper = view.getUint32(inSlice * l2EntrySize);
           lower = view.getUint32(inSlice * l2EntrySize + 4);
           const inCluster = position - l1Index * l2TableSpan - index * clusterSize;
-          this.#begin(run, upper, lower, position, slice.hostOffset + inSlice * l2EntrySize);
+          this.#begin(run, upper, lower, position, inCluster, slice.hostOffset + inSlice * l2EntrySize);
           if (run.kind === ClusterKind.compressed) {
             run.length = Math.min(end - position, clusterSize - inCluster);
             return;
@@ -325,20 +327,31 @@ export class Mapping {
   }
 
   /** Begins a run with an entry. */
-  #begin(run: MappedRun, upper: number, lower: number, guestOffset: number, entryHostOffset: number): void {
+  #begin(
+    run: MappedRun,
+    upper: number,
+    lower: number,
+    guestOffset: number,
+    inCluster: number,
+    entryHostOffset: number,
+  ): void {
     if ((upper & COMPRESSED_FLAG) !== 0) {
       this.beginCompressed(run, upper, lower, entryHostOffset);
       return;
     }
-    const inCluster = guestOffset % this.#geometry.clusterSize;
-    const offset = this.hostClusterOf(upper, lower, guestOffset - inCluster, entryHostOffset);
+    const offset = entryOffset(upper, lower);
+    // Most entries need no closer look.
+    if (this.#dataFile || offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
+      this.hostClusterOf(upper, lower, guestOffset - inCluster, entryHostOffset);
+    }
     const kind = this.#kindOf(upper, lower, offset, entryHostOffset);
     const onHost = kind >= ClusterKind.zeroAllocated;
-    run.begin(kind, onHost ? offset + inCluster : 0, onHost && this.isOwn(upper));
+    run.begin(kind, onHost ? offset + inCluster : 0, onHost && ((upper & COPIED_FLAG) !== 0 || this.#dataFile));
   }
 
   #kindOf(upper: number, lower: number, offset: number, entryHostOffset: number): ClusterKind {
     if ((lower & ZERO_FLAG) === 0) {
+      if (offset !== 0) return ClusterKind.data;
       return this.hasHostCluster(upper, offset) ? ClusterKind.data : ClusterKind.unallocated;
     }
     if (this.#options.version === 2) {
@@ -349,7 +362,7 @@ export class Mapping {
 
   /** Begins a run with the descriptor of a compressed cluster. */
   protected beginCompressed(run: MappedRun, upper: number, lower: number, entryHostOffset: number): void {
-    if (this.#options.dataFile) {
+    if (this.#dataFile) {
       throw this.corruption("Compressed cluster entry found in image with external data file", entryHostOffset);
     }
     const descriptor = decodeCompressedDescriptor(upper, lower, this.#geometry.clusterBits);
@@ -363,7 +376,7 @@ export class Mapping {
     if (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
       throw this.corruption(`Cluster allocation offset ${hex(offset)} unaligned`, entryHostOffset);
     }
-    if (this.#options.dataFile && offset !== guestCluster && this.hasHostCluster(upper, offset)) {
+    if (this.#dataFile && offset !== guestCluster && this.hasHostCluster(upper, offset)) {
       throw this.corruption(
         `External data file host cluster offset ${hex(offset)} does not match guest cluster offset ${
           hex(guestCluster)
@@ -376,12 +389,12 @@ export class Mapping {
 
   /** Whether an entry has a host cluster. In a data file, offset 0 with the COPIED flag is the first cluster. */
   protected hasHostCluster(upper: number, offset: number): boolean {
-    return offset !== 0 || (this.#options.dataFile && (upper & COPIED_FLAG) !== 0);
+    return offset !== 0 || (this.#dataFile && (upper & COPIED_FLAG) !== 0);
   }
 
   /** Whether an entry's host cluster is used by this disk alone. A data file belongs to one disk. */
   protected isOwn(upper: number): boolean {
-    return (upper & COPIED_FLAG) !== 0 || this.#options.dataFile;
+    return (upper & COPIED_FLAG) !== 0 || this.#dataFile;
   }
 
   /** The error for a broken L2 entry. */
@@ -402,7 +415,7 @@ export class Mapping {
   /** Gives up what an entry pointed to, unless that is a host cluster that goes on being used. */
   protected forgetReference(upper: number, lower: number, keptOffset: number): void {
     // Clusters of a data file are not counted.
-    if (this.#options.dataFile) return;
+    if (this.#dataFile) return;
     const { clusterSize, clusterBits } = this.#geometry;
     if ((upper & COMPRESSED_FLAG) === 0) {
       const offset = entryOffset(upper, lower);

@@ -5,7 +5,9 @@
  */
 
 import type { Extent } from "../disk.ts";
+import { hasDataFile } from "../format/header.ts";
 import { checkRange } from "../image/cursor.ts";
+import type { DataFilePolicy } from "../image/data_file.ts";
 import { detectImageType, type ImageType } from "../image/detect.ts";
 import { acquireFile } from "../image/host_file.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
@@ -30,6 +32,12 @@ export interface MapImageOptions {
    * @default {true}
    */
   readonly lock?: boolean;
+  /**
+   * Whether an external data file may be opened.
+   *
+   * @default {"refuse"}
+   */
+  readonly dataFile?: DataFilePolicy;
 }
 
 /** A stretch of a disk whose bytes all have the same origin, as long as it could be made. */
@@ -78,14 +86,15 @@ export interface MapEntry {
  * ```
  */
 export function* mapImage(path: string | URL, options: MapImageOptions = {}): Generator<MapEntry, void, undefined> {
-  const { format = detectImageType(path), offset = 0, lock = true } = options;
+  const { format = detectImageType(path), offset = 0, lock = true, dataFile = "refuse" } = options;
   const file = acquireFile(path, { write: false, lock });
   // From here on the disk closes the file, also where it cannot be opened.
-  using disk = format === "raw" ? RawFile.open(file, { lock }) : Qcow2File.open(file, { lock });
+  using disk = format === "raw" ? RawFile.open(file, { lock }) : Qcow2File.open(file, { lock, dataFile });
   const length = Math.min(options.length ?? Infinity, Math.max(0, disk.size - offset));
   checkRange(offset, length, Math.max(disk.size, offset));
   if (length === 0) return;
-  const holes = disk instanceof Qcow2File ? new HostHoles(file, disk, path) : undefined;
+  // A data file's clusters have no refcounts to compare its size with.
+  const holes = disk instanceof Qcow2File && !hasDataFile(disk.header) ? new HostHoles(file, disk, path) : undefined;
   let open: MapEntry | undefined;
   for (const extent of disk.extents(offset, length)) {
     for (const next of entriesOf(extent, holes)) {

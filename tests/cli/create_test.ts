@@ -139,8 +139,6 @@ Deno.test("create says which capability is missing, in one line, and touches not
       ["-b", "base", "-F", "raw"],
       ["--object", "secret,id=x,data=y"],
       ["-o", "backing_file=base"],
-      ["-o", "data_file=data"],
-      ["-o", "extended_l2=on"],
       ["-o", "encryption=on"],
       ["-o", "encrypt.format=luks"],
       ["-o", "preallocation=metadata"],
