@@ -32,6 +32,7 @@ export type { Snapshot } from "./lib/format/snapshot_table.ts";
 export type { AmendOptions } from "./lib/image/amend.ts";
 export type { AddBitmapOptions, Bitmap, DirtyExtent } from "./lib/image/bitmaps.ts";
 export type { BackingPolicy, BackingReference } from "./lib/image/backing.ts";
+export type { DataFilePolicy, DataFileReference, ExistingDataFile } from "./lib/image/data_file.ts";
 export { detectImageType, type ImageType } from "./lib/image/detect.ts";
 export type { FileSource } from "./lib/image/host_file.ts";
 export type { CreateOptions, Durability, ImageOptions, OpenOptions, SnapshotOptions } from "./lib/image/options.ts";

@@ -5,9 +5,10 @@
  * @module
  */
 
-import { allowedBacking, type BackingReference, realPath } from "../image/backing.ts";
+import { allowedBacking, type BackingReference } from "../image/backing.ts";
 import type { Disk } from "../disk.ts";
 import { detectImageType } from "../image/detect.ts";
+import { realPath } from "../image/local_name.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
 import { CliError, explainOpenError } from "./errors.ts";
@@ -35,7 +36,7 @@ export function openingBacking(
       const { path, format: known } = allowedBacking({ ...reference, format }, chain);
       onOpen(path);
       if (known === "raw") return RawFile.open(path, { lock });
-      return Qcow2File.open(path, { lock, backing: openingBacking(path, lock, chain, onOpen) });
+      return Qcow2File.open(path, { lock, dataFile: "allow", backing: openingBacking(path, lock, chain, onOpen) });
     } catch (error) {
       if (error instanceof CliError) throw error;
       const reason = explainOpenError(error, named ?? reference.name, false);

@@ -152,7 +152,7 @@ export function openImage(name: string, options: OpenImageOptions = {}): Disk {
   const { path, format } = resolveImage(name, options.format);
   return opening(name, path, write, () => {
     if (format === "raw") return RawFile.open(path, { write, lock });
-    return Qcow2File.open(path, { write, lock, backing: openingBacking(path, lock) });
+    return Qcow2File.open(path, { write, lock, dataFile: "allow", backing: openingBacking(path, lock) });
   });
 }
 

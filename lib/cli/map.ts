@@ -5,6 +5,8 @@
  */
 
 import { Qcow2Error } from "../errors.ts";
+import type { ImageType } from "../image/detect.ts";
+import { imageInfo } from "../operations/info.ts";
 import { type MapEntry, mapImage } from "../operations/map.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
 import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
@@ -49,10 +51,11 @@ export function map(context: Context, args: readonly string[]): number {
   refuseImageDescriptions(parsed);
   const { path, format } = resolveImage(name, parsed.last("format"));
   const lock = !parsed.has("force-share");
-  const chain = [path];
+  const chain = [hostFileOf(path, format, lock)];
   const openBacking = openingBacking(path, lock, [], (opened) => chain.push(opened));
   const entries = mapImage(path, {
     format,
+    dataFile: "allow",
     lock,
     backing: openBacking,
     offset: start,
@@ -67,6 +70,11 @@ export function map(context: Context, args: readonly string[]): number {
     entries.return();
   }
   return 0;
+}
+
+/** The name of the file that the guest's clusters stand in: the image's own, or that of its data file. */
+function hostFileOf(path: string, format: ImageType, lock: boolean): string {
+  return imageInfo(path, { format, lock }).qcow2?.dataFile ?? path;
 }
 
 /** Opens the image, which happens with the first step. What is damaged is told only when that is reached. */

@@ -33,13 +33,9 @@ const SECTOR_SIZE = 512n;
  */
 export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions, isTarget: boolean): void {
   if (format === "qcow2") {
-    if (options.text("data_file") !== undefined) throw notSupported("Option 'data_file'");
     const encrypted = ["format", "key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "hash-alg", "iter-time"];
     if (options.isOn("encryption") || encrypted.some((name) => options.text(`encrypt.${name}`) !== undefined)) {
       throw notSupported("Encryption");
-    }
-    for (const name of ["data_file_raw", "extended_l2"]) {
-      if (options.isOn(name)) throw notSupported(`Option '${name}=on'`);
     }
   }
   const preallocation = options.text("preallocation") ?? "off";
@@ -172,6 +168,23 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
   }
   const backingFile = options.text("backing_file");
   const backingFormat = options.text("backing_fmt");
+  const dataFile = options.text("data_file");
+  const dataFileRaw = options.isOn("data_file_raw");
+  if (version === 2 && dataFile !== undefined) {
+    throw new CliError(
+      "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+    );
+  }
+  if (dataFileRaw && dataFile === undefined) throw new CliError("data-file-raw requires data-file");
+  const extendedL2 = options.isOn("extended_l2");
+  if (extendedL2 && clusterSize < 16384) {
+    throw new CliError("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+  }
+  if (version === 2 && extendedL2) {
+    throw new CliError(
+      "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+    );
+  }
   return {
     version,
     compressionType,
@@ -181,6 +194,9 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
     preallocation: preallocationOf(options),
     ...(backingFile === undefined ? {} : { backingFile }),
     ...(backingFormat === undefined ? {} : { backingFormat }),
+    extendedL2,
+    dataFileRaw,
+    ...(dataFile === undefined ? {} : { dataFile }),
   };
 }
 

@@ -17,12 +17,17 @@ export interface GeometryOptions {
   readonly extendedL2?: boolean;
 }
 
+/** Subclusters in a cluster, where L2 entries are extended (format: 32 bits of each bitmap). */
+export const SUBCLUSTER_COUNT = 32;
+
 /** Sizes and counts that follow from the header. All sizes are in bytes. */
 export interface Geometry {
   /** Base-2 logarithm of the cluster size. */
   readonly clusterBits: number;
   /** Bytes in a cluster. */
   readonly clusterSize: number;
+  /** Bytes in the smallest part of a cluster that has a state of its own: a subcluster, or all of it without subclusters. */
+  readonly subclusterSize: number;
   /** Bytes in an L2 entry: 8, or 16 with subclusters. */
   readonly l2EntrySize: number;
   /** Entries in an L2 table, which is one cluster. */
@@ -93,6 +98,7 @@ export function geometryOf(options: GeometryOptions): Geometry {
   return {
     clusterBits,
     clusterSize,
+    subclusterSize: extendedL2 ? clusterSize / SUBCLUSTER_COUNT : clusterSize,
     l2EntrySize,
     l2EntryCount,
     l2TableSpan: clusterSize * l2EntryCount,

@@ -261,8 +261,12 @@ function checkTables(header: Header, geometry: Geometry): void {
   if (header.l1EntryCount > 0) checkOffset("L1 table offset", 40, header.l1TableOffset, clusterSize);
   checkOffset("Refcount table offset", 48, header.refcountTableOffset, clusterSize);
   if (header.snapshotCount > 0) checkOffset("Snapshot table offset", 64, header.snapshotTableOffset, clusterSize);
-  if ((header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n && !hasDataFile(header)) {
-    throw invalid("Autoclear feature field", 88, "raw external data", "it only with an external data file");
+  if ((header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n) {
+    const found = "raw external data";
+    if (!hasDataFile(header)) throw invalid("Autoclear feature field", 88, found, "it only with an external data file");
+    if (header.backingFile !== undefined) {
+      throw invalid("Autoclear feature field", 88, found, "no backing file with it");
+    }
   }
 }
 
@@ -297,7 +301,7 @@ export function geometryOfHeader(header: Header): Geometry {
   return geometryOf({
     clusterBits: header.clusterBits,
     refcountOrder: header.refcountOrder,
-    extendedL2: (header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n,
+    extendedL2: hasExtendedL2(header),
   });
 }
 
@@ -309,6 +313,16 @@ export function geometryOfHeader(header: Header): Geometry {
  */
 export function hasDataFile(header: Header): boolean {
   return (header.incompatibleFeatures & INCOMPATIBLE.dataFile) !== 0n;
+}
+
+/**
+ * Whether L2 entries are extended, so that clusters have subclusters.
+ *
+ * @param header A header.
+ * @returns Whether the incompatible feature bit is set.
+ */
+export function hasExtendedL2(header: Header): boolean {
+  return (header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n;
 }
 
 /**

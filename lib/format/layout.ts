@@ -5,11 +5,11 @@
  */
 
 import { Qcow2Error } from "../errors.ts";
-import { COMPATIBLE, encodeFeatureNames, FEATURE_NAMES, INCOMPATIBLE } from "./feature_bits.ts";
+import { AUTOCLEAR, COMPATIBLE, encodeFeatureNames, FEATURE_NAMES, INCOMPATIBLE } from "./feature_bits.ts";
 import { type Geometry, geometryOf, l1EntryCountFor } from "./geometry.ts";
 import { EXTENSION, type HeaderExtension } from "./header_extensions.ts";
 import { type CompressionType, encodeHeader, type Header, HEADER_LENGTH_V3, MIN_HEADER_LENGTH_V3 } from "./header.ts";
-import { MAX_L1_TABLE_LENGTH } from "./limits.ts";
+import { MAX_L1_TABLE_LENGTH, MIN_CLUSTER_BITS_EXTENDED_L2 } from "./limits.ts";
 import { setRefcount } from "./refcount_entries.ts";
 import { viewOf, writeUint64 } from "./uint64.ts";
 
@@ -51,6 +51,21 @@ export interface LayoutOptions {
   readonly backingFile?: string;
   /** Format of the backing file, such as `qcow2`. */
   readonly backingFormat?: string;
+  /**
+   * Whether each cluster has 32 subclusters, so that small writes into a disk with a backing file copy less; version 3 with
+   * clusters of at least 16 KiB only.
+   *
+   * @default {false}
+   */
+  readonly extendedL2?: boolean;
+  /** Name of the external data file that the guest's clusters stand in; version 3 only. */
+  readonly dataFile?: string;
+  /**
+   * Whether the external data file is a raw image of the disk as well; not with a backing file.
+   *
+   * @default {false}
+   */
+  readonly dataFileRaw?: boolean;
 }
 
 /** A fresh image: the header, and the bytes of its few clusters. Between and behind them everything is zero. */
@@ -110,7 +125,14 @@ export function createLayout(options: LayoutOptions): Layout {
       "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version 3 or greater)",
     );
   }
-  const geometry = geometryFor(clusterSize, refcountBits);
+  checkDataFile(options, version);
+  const extendedL2 = options.extendedL2 ?? false;
+  if (version === 2 && extendedL2) {
+    throw argument(
+      "Extended L2 entries are only supported with compatibility level 1.1 and above (use version 3 or greater)",
+    );
+  }
+  const geometry = geometryFor(clusterSize, refcountBits, extendedL2);
   if (!Number.isSafeInteger(options.size) || options.size < 0) {
     throw argument(`Virtual size is ${options.size}, expected a whole number of bytes from 0 to 2^53 - 1`);
   }
@@ -148,13 +170,14 @@ export function createLayout(options: LayoutOptions): Layout {
     refcountTableClusterCount: tableClusterCount,
     snapshotCount: 0,
     snapshotTableOffset: 0,
-    incompatibleFeatures: compressionType === "zlib" ? 0n : INCOMPATIBLE.compressionType,
+    incompatibleFeatures: (compressionType === "zlib" ? 0n : INCOMPATIBLE.compressionType) |
+      (options.dataFile === undefined ? 0n : INCOMPATIBLE.dataFile) | (extendedL2 ? INCOMPATIBLE.extendedL2 : 0n),
     compatibleFeatures: lazyRefcounts ? COMPATIBLE.lazyRefcounts : 0n,
-    autoclearFeatures: 0n,
+    autoclearFeatures: options.dataFileRaw === true ? AUTOCLEAR.rawDataFile : 0n,
     refcountOrder: geometry.refcountOrder,
     compressionType,
     unknownFields: version === 2 ? new Uint8Array() : new Uint8Array(HEADER_LENGTH_V3 - MIN_HEADER_LENGTH_V3 - 1),
-    extensions: extensionsFor(version, clusterSize, options.backingFormat),
+    extensions: extensionsFor(version, clusterSize, options),
     backingFile: options.backingFile,
   };
   return {
@@ -188,10 +211,29 @@ export function extensionsForVersion(
   return [...extensions, { type: EXTENSION.featureNames, data: encodeFeatureNames(FEATURE_NAMES) }];
 }
 
-function extensionsFor(version: 2 | 3, clusterSize: number, backingFormat: string | undefined): HeaderExtension[] {
+function checkDataFile({ dataFile, dataFileRaw, backingFile }: LayoutOptions, version: 2 | 3): void {
+  if (dataFile === "") throw argument("Name of the data file is empty");
+  if (dataFile !== undefined && version === 2) {
+    throw argument(
+      "External data files are only supported with compatibility level 1.1 and above (use version 3 or greater)",
+    );
+  }
+  if (dataFileRaw !== true) return;
+  if (dataFile === undefined) throw argument("A raw data file needs the name of a data file");
+  if (backingFile !== undefined) throw argument("Backing file and raw data file cannot be used at the same time");
+}
+
+function extensionsFor(
+  version: 2 | 3,
+  clusterSize: number,
+  { backingFormat, dataFile }: LayoutOptions,
+): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   if (backingFormat !== undefined) {
     extensions.push({ type: EXTENSION.backingFormat, data: new TextEncoder().encode(backingFormat) });
+  }
+  if (dataFile !== undefined) {
+    extensions.push({ type: EXTENSION.dataFile, data: new TextEncoder().encode(dataFile) });
   }
   if (version >= 3 && clusterSize >= MIN_CLUSTER_SIZE_FOR_NAMES) {
     extensions.push({ type: EXTENSION.featureNames, data: encodeFeatureNames(FEATURE_NAMES) });
@@ -199,16 +241,21 @@ function extensionsFor(version: 2 | 3, clusterSize: number, backingFormat: strin
   return extensions;
 }
 
-function geometryFor(clusterSize: number, refcountBits: number): Geometry {
+function geometryFor(clusterSize: number, refcountBits: number, extendedL2: boolean): Geometry {
   const clusterBits = Math.log2(clusterSize);
   if (!Number.isInteger(clusterBits) || clusterBits < 9 || clusterBits > 21) {
     throw argument(`Cluster size must be a power of two between 512 and 2048k, found ${clusterSize}`);
+  }
+  if (extendedL2 && clusterBits < MIN_CLUSTER_BITS_EXTENDED_L2) {
+    throw argument(
+      `Extended L2 entries are only supported with cluster sizes of at least 16384 bytes, found ${clusterSize}`,
+    );
   }
   const refcountOrder = Math.log2(refcountBits);
   if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > 6) {
     throw argument(`Refcount width must be a power of two and may not exceed 64 bits, found ${refcountBits}`);
   }
-  return geometryOf({ clusterBits, refcountOrder });
+  return geometryOf({ clusterBits, refcountOrder, extendedL2 });
 }
 
 /** How many clusters the refcounts of an image take so that they describe themselves and the given number of others. */

@@ -198,7 +198,7 @@ function expandZeroClusters({ metadata, io, backing }: AmendTarget): void {
       const next = position + length;
       for (; position < Math.min(next, backingEnd); position += clusterSize) io.write(position, zeroes);
       if (position < next) {
-        mapping.unlink(mapping.prepareSlice(position), position, (next - position) / clusterSize, false);
+        mapping.unlink(mapping.prepareSlice(position), position, next - position, false);
       }
       position = next;
     } else {

@@ -4,12 +4,12 @@
  * @module
  */
 
-import { dirname, isAbsolute, join } from "node:path";
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
 import { extensionText, type Header } from "../format/header.ts";
 import type { ImageType } from "./detect.ts";
+import { localPath, realPath } from "./local_name.ts";
 
 /** What an image says of its backing file. */
 export interface BackingReference {
@@ -57,13 +57,6 @@ export function backingReferenceOf(name: string, format: string | undefined, ima
   return { name, format, path: localPath(name, imagePath) };
 }
 
-/** The path that a name from an image means; nothing where it begins with a protocol. */
-function localPath(name: string, imagePath: string): string | undefined {
-  // A name from an image is a local file's and nothing else: no protocol, no description in JSON.
-  if (/^[^/]*:/.test(name) && !/^[a-z]:[\\/]/i.test(name)) return undefined;
-  return isAbsolute(name) ? name : join(dirname(imagePath), name);
-}
-
 /**
  * What `allow` opens.
  *
@@ -100,18 +93,4 @@ export function allowedBacking(
     });
   }
   return { path, format };
-}
-
-/**
- * The path of a file behind all links.
- *
- * @param path Path of a file.
- * @returns The real path, or the path itself where that cannot be found out.
- */
-export function realPath(path: string): string {
-  try {
-    return Deno.realPathSync(path);
-  } catch {
-    return path;
-  }
 }

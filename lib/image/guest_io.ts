@@ -10,7 +10,6 @@ import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, MappedRun, type Mapping } from "../metadata/mapping.ts";
 import { CompressedClusters } from "./compressed_clusters.ts";
-import type { ClusterRun } from "../metadata/refcounts.ts";
 
 /** The most zeroes that are written at once, in bytes. */
 const ZEROES_LENGTH = 1024 * 1024;
@@ -25,6 +24,7 @@ const EXTENT_KINDS: Readonly<Record<ClusterKind, ExtentKind>> = {
   [ClusterKind.zeroAllocated]: "zero",
   [ClusterKind.data]: "data",
   [ClusterKind.compressed]: "compressed",
+  [ClusterKind.reserved]: "unallocated",
 };
 
 /** Static zeroes, shared by everybody. */
@@ -68,7 +68,7 @@ export class GuestIo {
       } else if (run.kind === ClusterKind.compressed) {
         const inCluster = (offset + done) % this.#metadata.geometry.clusterSize;
         part.set(this.#compressed.read(run).subarray(inCluster, inCluster + run.length));
-      } else if (run.kind === ClusterKind.unallocated && this.#backing !== undefined) {
+      } else if (isUnallocated(run.kind) && this.#backing !== undefined) {
         readBacking(this.#backing, offset + done, part);
       } else {
         part.fill(0);
@@ -106,17 +106,23 @@ export class GuestIo {
    * @param unmap Whether host clusters may be given back.
    */
   writeZeroes(offset: number, length: number, unmap: boolean): void {
-    const { clusterSize } = this.#metadata.geometry;
+    const { subclusterSize, clusterSize } = this.#metadata.geometry;
     const end = offset + length;
-    const firstWhole = alignUp(offset, clusterSize);
-    const lastWhole = end === this.#metadata.diskSize ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
-    if (firstWhole >= lastWhole) {
+    const [first, last] = this.#wholeUnits(offset, end, subclusterSize);
+    if (first >= last) {
       this.#zeroBytes(offset, end);
       return;
     }
-    this.#zeroBytes(offset, firstWhole);
-    this.#zeroClusters(firstWhole, lastWhole, unmap);
-    if (lastWhole < end) this.#zeroBytes(lastWhole, end);
+    this.#zeroBytes(offset, first);
+    const [firstCluster, lastCluster] = this.#wholeUnits(first, last, clusterSize);
+    if (firstCluster >= lastCluster) {
+      this.#zeroStates(first, last);
+    } else {
+      this.#zeroStates(first, firstCluster);
+      this.#zeroClusters(firstCluster, lastCluster, unmap);
+      this.#zeroStates(lastCluster, last);
+    }
+    this.#zeroBytes(last, end);
   }
 
   /**
@@ -126,22 +132,23 @@ export class GuestIo {
    * @param length Length in bytes.
    */
   discard(offset: number, length: number): void {
-    const { clusterSize } = this.#metadata.geometry;
-    const end = offset + length;
-    const first = alignUp(offset, clusterSize);
-    const last = end === this.#metadata.diskSize ? alignUp(end, clusterSize) : alignDown(end, clusterSize);
-    const zeroFlag = this.#metadata.header.version >= 3;
+    const { geometry, header, mapping } = this.#metadata;
+    const [first, last] = this.#wholeUnits(offset, offset + length, geometry.clusterSize);
+    const zeroFlag = header.version >= 3;
     // Version 2 has no entry that hides the backing file: there the content stays, as QEMU leaves it.
-    if (this.#backing !== undefined && !zeroFlag) return;
-    this.#eachRun(first, last, (run, position) => {
-      if (run.kind === ClusterKind.zero || (run.kind === ClusterKind.unallocated && this.#backing === undefined)) {
-        return;
-      }
-      this.#eachSlice(position, run.length, (at, count) => {
-        const slice = this.#metadata.mapping.prepareSlice(at);
-        this.#metadata.mapping.unlink(slice, at, count, zeroFlag);
+    if (first >= last || (this.#backing !== undefined && !zeroFlag)) return;
+    this.#clearDataFile(first, last, true);
+    this.#eachClusterRun(first, last, (kind, position, runLength) => {
+      if (kind === ClusterKind.zero || (kind === ClusterKind.unallocated && this.#backing === undefined)) return;
+      this.#eachSlice(position, runLength, (at, partLength) => {
+        mapping.unlink(mapping.prepareSlice(at), at, partLength, zeroFlag);
       });
     });
+  }
+
+  /** The part of a range that consists of whole units; a last one that the disk cuts short is whole where its end is reached. */
+  #wholeUnits(offset: number, end: number, unit: number): readonly [first: number, last: number] {
+    return [alignUp(offset, unit), end >= this.#metadata.diskSize ? alignUp(end, unit) : alignDown(end, unit)];
   }
 
   /**
@@ -155,10 +162,10 @@ export class GuestIo {
     const firstWhole = alignUp(offset, geometry.clusterSize);
     this.#zeroBytes(offset, Math.min(end, firstWhole));
     const hidesBacking = header.version >= 3 && this.#backing !== undefined;
-    this.#eachRun(firstWhole, alignUp(end, geometry.clusterSize), (run, position) => {
-      if (run.kind === ClusterKind.zero) return;
-      let { length } = run;
-      if (run.kind === ClusterKind.unallocated) {
+    this.#eachClusterRun(firstWhole, alignUp(end, geometry.clusterSize), (kind, position, runLength) => {
+      if (kind === ClusterKind.zero) return;
+      let length = runLength;
+      if (kind === ClusterKind.unallocated) {
         const inBacking = alignUp(this.#backing?.size ?? 0, geometry.clusterSize) - position;
         if (inBacking <= 0) return;
         length = Math.min(length, inBacking);
@@ -166,8 +173,8 @@ export class GuestIo {
       // Version 2 has no entry that hides the backing file: there zeroes are written.
       if (this.#backing !== undefined && !hidesBacking) this.#zeroBytes(position, position + length);
       else {
-        this.#eachSlice(position, length, (at, count) => {
-          mapping.unlink(mapping.prepareSlice(at), at, count, hidesBacking);
+        this.#eachSlice(position, length, (at, partLength) => {
+          mapping.unlink(mapping.prepareSlice(at), at, partLength, hidesBacking);
         });
       }
     });
@@ -206,7 +213,7 @@ export class GuestIo {
     for (let position = offset; position < end; position += run.length) {
       this.#mapping.find(position, end - position, run);
       const inBacking = Math.min(position + run.length, backingSize) - position;
-      if (run.kind !== ClusterKind.unallocated || this.#backing === undefined || inBacking <= 0) {
+      if (!isUnallocated(run.kind) || this.#backing === undefined || inBacking <= 0) {
         yield extentOf(position, run.length, run);
         continue;
       }
@@ -234,14 +241,27 @@ export class GuestIo {
     }
   }
 
+  /** Maps every cluster of the disk to its place in the data file, as it is for a data file that is a raw image. */
+  mapDataFile(): void {
+    const { mapping, geometry, diskSize } = this.#metadata;
+    this.#eachSlice(0, alignUp(diskSize, geometry.clusterSize), (at, length) => {
+      mapping.link(mapping.prepareSlice(at), at, length, at);
+    });
+  }
+
   #readHost(hostOffset: number, into: Uint8Array): void {
-    const length = this.#metadata.file.file.readAt(hostOffset, into);
+    const length = this.#metadata.guestFile.file.readAt(hostOffset, into);
     if (length < into.length) into.fill(0, length);
   }
 
   #writeHost(hostOffset: number, data: Uint8Array): void {
-    this.#metadata.assertNoMetadata("guest data", hostOffset, data.length);
-    this.#metadata.file.writeAt(hostOffset, data);
+    this.#assertForGuest(hostOffset, data.length);
+    this.#metadata.guestFile.writeAt(hostOffset, data);
+  }
+
+  /** A data file holds no metadata that could be destroyed. */
+  #assertForGuest(hostOffset: number, length: number): void {
+    if (!this.#metadata.hasDataFile) this.#metadata.assertNoMetadata("guest data", hostOffset, length);
   }
 
   /**
@@ -260,74 +280,108 @@ export class GuestIo {
     return this.#tryWriteFresh(offset, data, kind, copied, hostOffset);
   }
 
-  /** Takes as many clusters as lie in a row on the host. A cluster that is kept in reserve is used where it is. */
+  /**
+   * Takes as many clusters as lie in a row on the host, and of the first and last one only the parts that are touched. A
+   * cluster that is kept in reserve is used where it is.
+   */
   #tryWriteFresh(offset: number, data: Uint8Array, kind: ClusterKind, copied: boolean, hostOffset: number): number {
-    const { geometry, mapping, allocator, file } = this.#metadata;
-    const { clusterSize } = geometry;
-    const head = offset % clusterSize;
+    const { geometry, mapping, allocator, guestFile, hasDataFile, diskSize } = this.#metadata;
+    const { clusterSize, subclusterSize: unit } = geometry;
+    const head = offset % unit;
     const first = offset - head;
     // The entries of one slice change together: it is in memory before anything is allocated, so linking cannot fail.
     const sliceEnd = alignDown(first, mapping.sliceSpan) + mapping.sliceSpan;
-    const reserved = kind === ClusterKind.zeroAllocated && copied;
+    const reserved = (kind === ClusterKind.zeroAllocated || kind === ClusterKind.reserved) && copied;
+    const inPlace = reserved || hasDataFile;
     // In a reserved cluster old bytes may still be the guest's as far as the file says: no sector of it is written in two pieces.
-    const tearsSectors = reserved && (head % SECTOR_SIZE !== 0 || (head + data.length) % SECTOR_SIZE !== 0);
-    const wholeEnd = tearsSectors ? clusterSize : alignUp(head + data.length, clusterSize);
-    const wanted = Math.min(sliceEnd - first, wholeEnd) / clusterSize;
+    const tearsSectors = inPlace && (head % SECTOR_SIZE !== 0 || (head + data.length) % SECTOR_SIZE !== 0);
+    const wanted = Math.min(sliceEnd - first, tearsSectors ? unit : alignUp(head + data.length, unit));
     const slice = mapping.prepareSlice(first);
-    const target: ClusterRun = reserved ? { offset: hostOffset - head, count: wanted } : allocator.allocateRun(wanted);
-    const written = Math.min(data.length, target.count * clusterSize - head);
-    const source = this.#hasContent(kind, first) ? first : undefined;
+    const inCluster = first % clusterSize;
+    const fresh = inPlace ? undefined : allocator.allocateRun(Math.ceil((inCluster + wanted) / clusterSize));
+    const target = fresh === undefined
+      ? { offset: reserved ? hostOffset - head : first, length: wanted }
+      : { offset: fresh.offset + inCluster, length: Math.min(wanted, fresh.count * clusterSize - inCluster) };
+    const written = Math.min(data.length, target.length - head);
     try {
-      if (reserved) this.#metadata.assertNoMetadata("guest data", target.offset, target.count * clusterSize);
-      this.#fillClusters(target, source, head, data.subarray(0, written));
+      if (reserved) this.#assertForGuest(target.offset, target.length);
+      const source = this.#hasContent(kind, first) ? first : undefined;
+      // A data file ends with the disk, also where that is in the middle of a cluster.
+      const filled = hasDataFile ? Math.min(target.length, diskSize - first) : target.length;
+      this.#fill({ offset: target.offset, length: filled }, source, head, data.subarray(0, written));
+      if (fresh !== undefined && hasHostCluster(kind)) this.#copyOthers(first, target);
     } catch (error) {
-      if (!reserved && file.failure === undefined) allocator.release(target);
+      if (fresh !== undefined && guestFile.failure === undefined) allocator.release(fresh);
       throw error;
     }
-    mapping.link(slice, first, target.count, target.offset);
+    mapping.link(slice, first, target.length, target.offset);
     this.#limitPendingFrees();
     return written;
   }
 
   /** Whether a cluster may read as something else than zeroes before it is written. */
   #hasContent(kind: ClusterKind, offset: number): boolean {
-    if (kind === ClusterKind.unallocated) return this.#backing !== undefined && offset < this.#backing.size;
+    if (isUnallocated(kind)) return this.#backing !== undefined && offset < this.#backing.size;
     return kind === ClusterKind.data || kind === ClusterKind.compressed;
   }
 
   /**
-   * Writes data into fresh clusters with what belongs around it: what the guest reads there so far (`source` is its offset),
-   * or zeroes. Clusters behind the end of the file are zeroes without being written.
+   * Writes data into fresh space with what belongs around it: what the guest reads there so far (`source` is its offset), or
+   * zeroes. What lies behind the end of the file is zeroes without being written.
    */
-  #fillClusters(target: ClusterRun, source: number | undefined, head: number, data: Uint8Array): void {
-    const { file, geometry } = this.#metadata;
-    const { clusterSize } = geometry;
-    const length = target.count * clusterSize;
-    const tail = length - head - data.length;
-    const stale = target.offset < file.file.size;
+  #fill(target: HostRange, source: number | undefined, head: number, data: Uint8Array): void {
+    const { guestFile, geometry } = this.#metadata;
+    const tail = target.length - head - data.length;
+    const stale = target.offset < guestFile.file.size;
     if ((head === 0 && tail === 0) || (source === undefined && !stale)) {
-      file.writeAt(target.offset + head, data);
+      guestFile.writeAt(target.offset + head, data);
       return;
     }
-    if (target.count === 1) {
-      const buffer = this.#clusterBuffer ??= new Uint8Array(clusterSize);
+    if (target.length <= geometry.clusterSize) {
+      const buffer = this.#buffer(target.length);
       if (source === undefined) buffer.fill(0);
       else this.read(source, buffer);
       buffer.set(data, head);
-      file.writeAt(target.offset, buffer);
+      guestFile.writeAt(target.offset, buffer);
       return;
     }
     if (head > 0) this.#fillAround(target.offset, source, 0, head);
-    file.writeAt(target.offset + head, data);
-    if (tail > 0) this.#fillAround(target.offset, source, length - tail, tail);
+    guestFile.writeAt(target.offset + head, data);
+    if (tail > 0) this.#fillAround(target.offset, source, target.length - tail, tail);
   }
 
   #fillAround(target: number, source: number | undefined, position: number, length: number): void {
-    const { file, geometry } = this.#metadata;
-    const buffer = (this.#clusterBuffer ??= new Uint8Array(geometry.clusterSize)).subarray(0, length);
+    const buffer = this.#buffer(length);
     if (source === undefined) buffer.fill(0);
     else this.read(source + position, buffer);
-    file.writeAt(target + position, buffer);
+    this.#metadata.guestFile.writeAt(target + position, buffer);
+  }
+
+  #buffer(length: number): Uint8Array {
+    const buffer = this.#clusterBuffer ??= new Uint8Array(this.#metadata.geometry.clusterSize);
+    return buffer.subarray(0, length);
+  }
+
+  /**
+   * Copies the allocated parts of clusters that a write replaces without touching all of their parts. Without subclusters
+   * there are none.
+   */
+  #copyOthers(first: number, target: HostRange): void {
+    const { clusterSize } = this.#metadata.geometry;
+    const end = first + target.length;
+    this.#copyParts(alignDown(first, clusterSize), first, target.offset - first);
+    this.#copyParts(end, alignUp(end, clusterSize), target.offset - first);
+  }
+
+  #copyParts(from: number, to: number, distance: number): void {
+    const run = new MappedRun();
+    for (let position = from; position < to; position += run.length) {
+      this.#metadata.mapping.find(position, to - position, run);
+      if (run.kind !== ClusterKind.data && run.kind !== ClusterKind.compressed) continue;
+      const buffer = this.#buffer(run.length);
+      this.read(position, buffer);
+      this.#metadata.guestFile.writeAt(position + distance, buffer);
+    }
   }
 
   /** Writes zeroes into a part of a cluster, unless it reads as zeroes anyway. */
@@ -341,43 +395,102 @@ export class GuestIo {
     }
   }
 
+  /** Makes whole clusters read as zeroes. */
   #zeroClusters(first: number, last: number, unmap: boolean): void {
-    const { header, mapping } = this.#metadata;
-    this.#eachRun(first, last, (run, position) => {
-      const { kind, copied, length } = run;
+    const { header, mapping, geometry } = this.#metadata;
+    if (!unmap && geometry.subclusterSize < geometry.clusterSize) {
+      this.#zeroStates(first, last);
+      return;
+    }
+    this.#clearDataFile(first, last, unmap);
+    this.#eachClusterRun(first, last, (kind, position, length, copied) => {
       if (kind === ClusterKind.zero || (kind === ClusterKind.unallocated && !this.#hasContent(kind, position))) return;
       if (kind === ClusterKind.zeroAllocated && !unmap) return;
       if (header.version === 2 && (!unmap || this.#backing !== undefined)) {
         this.#zeroBytes(position, Math.min(position + length, this.#metadata.diskSize));
         return;
       }
-      this.#eachSlice(position, length, (at, count) => {
+      this.#eachSlice(position, length, (at, partLength) => {
         const slice = mapping.prepareSlice(at);
-        if (unmap || !copied) mapping.unlink(slice, at, count, header.version >= 3);
-        else mapping.setZeroFlag(slice, at, count);
+        if (unmap || !copied) mapping.unlink(slice, at, partLength, header.version >= 3);
+        else mapping.setZeroFlag(slice, at, partLength);
       });
     });
   }
 
-  /** Calls back for each run of a range of whole clusters; the range may reach beyond the end of the disk. */
-  #eachRun(first: number, last: number, visit: (run: MappedRun, position: number) => void): void {
+  /** Makes whole subclusters read as zeroes; host clusters are kept. */
+  #zeroStates(first: number, last: number): void {
+    const { mapping, geometry, diskSize } = this.#metadata;
+    if (first >= last) return;
+    this.#clearDataFile(first, last, false);
     const run = new MappedRun();
     for (let position = first; position < last;) {
-      this.#metadata.mapping.find(position, last - position, run);
-      const { length } = run;
-      visit(run, position);
+      mapping.find(position, last - position, run);
+      const { kind, length } = run;
+      if (kind === ClusterKind.compressed) {
+        // A part of a compressed cluster cannot change alone.
+        if (length < geometry.clusterSize) this.#zeroBytes(position, Math.min(position + length, diskSize));
+        else mapping.unlink(mapping.prepareSlice(position), position, length, true);
+      } else if (
+        // Where nothing is allocated for a cluster that reads as zeroes, an entry would only cost space.
+        kind === ClusterKind.data || kind === ClusterKind.reserved || this.#hasContent(kind, position)
+      ) {
+        this.#eachSlice(position, length, (at, partLength) => {
+          mapping.setZeroFlag(mapping.prepareSlice(at), at, partLength);
+        });
+      }
       position += length;
       this.#limitPendingFrees();
     }
   }
 
-  /** Cuts a range of whole clusters at the borders of L2 slices. */
-  #eachSlice(offset: number, length: number, visit: (offset: number, clusterCount: number) => void): void {
-    const { geometry, mapping } = this.#metadata;
+  /**
+   * Makes a range of the data file zeroes, if there is one. A raw one must hold them, since it is read without the image; of
+   * any other the space is given back where that is asked for and the host can.
+   */
+  #clearDataFile(first: number, last: number, unmap: boolean): void {
+    const { hasDataFile, hasRawDataFile, guestFile, diskSize } = this.#metadata;
+    if (!hasDataFile || !(unmap || hasRawDataFile)) return;
+    const end = Math.min(last, diskSize, guestFile.file.size);
+    if (first >= end) return;
+    if (unmap && guestFile.punchHole(first, end - first)) return;
+    if (!hasRawDataFile) return;
+    for (const extent of [...guestFile.file.dataExtents(first, end - first)]) {
+      for (let done = 0; done < extent.length; done += ZEROES_LENGTH) {
+        const length = Math.min(ZEROES_LENGTH, extent.length - done);
+        guestFile.writeAt(extent.offset + done, zeroes.subarray(0, length));
+      }
+    }
+  }
+
+  /**
+   * Calls back for each run of a range of whole clusters; the range may reach beyond the end of the disk. A cluster whose
+   * parts differ counts as data.
+   */
+  #eachClusterRun(
+    first: number,
+    last: number,
+    visit: (kind: ClusterKind, position: number, length: number, copied: boolean) => void,
+  ): void {
+    const { mapping, geometry } = this.#metadata;
+    const run = new MappedRun();
+    for (let position = first; position < last;) {
+      mapping.find(position, last - position, run);
+      const isMixed = run.length < geometry.clusterSize;
+      const length = isMixed ? geometry.clusterSize : alignDown(run.length, geometry.clusterSize);
+      visit(isMixed ? ClusterKind.data : run.kind, position, length, run.copied);
+      position += length;
+      this.#limitPendingFrees();
+    }
+  }
+
+  /** Cuts a range at the borders of L2 slices. */
+  #eachSlice(offset: number, length: number, visit: (offset: number, length: number) => void): void {
+    const { mapping } = this.#metadata;
     const end = offset + length;
     for (let position = offset; position < end;) {
       const sliceEnd = Math.min(end, alignDown(position, mapping.sliceSpan) + mapping.sliceSpan);
-      visit(position, (sliceEnd - position) / geometry.clusterSize);
+      visit(position, sliceEnd - position);
       position = sliceEnd;
     }
   }
@@ -385,6 +498,22 @@ export class GuestIo {
   #limitPendingFrees(): void {
     if (this.#metadata.allocator.pendingFreeCount >= MAX_PENDING_FREES) this.#metadata.flush();
   }
+}
+
+/** A stretch of the file that the guest's clusters stand in. */
+interface HostRange {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** Whether reads go to the backing disk. */
+function isUnallocated(kind: ClusterKind): boolean {
+  return kind === ClusterKind.unallocated || kind === ClusterKind.reserved;
+}
+
+/** Whether there are host clusters, so that parts of them beside a run may hold data. */
+function hasHostCluster(kind: ClusterKind): boolean {
+  return kind >= ClusterKind.zeroAllocated;
 }
 
 function readBacking(backing: Disk, offset: number, into: Uint8Array): void {

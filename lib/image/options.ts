@@ -5,7 +5,9 @@
  */
 
 import type { BackingPolicy } from "./backing.ts";
+import type { DataFilePolicy, DataFileReference, ExistingDataFile } from "./data_file.ts";
 import type { Preallocation } from "./preallocation.ts";
+import type { BlockFile } from "../storage/block_file.ts";
 import type { LayoutOptions } from "../format/layout.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
 
@@ -46,6 +48,12 @@ export interface OpenOptions extends ImageOptions {
    * @default {false}
    */
   readonly write?: boolean;
+  /**
+   * Whether an external data file may be opened, be it the image's or that of an image below.
+   *
+   * @default {"refuse"}
+   */
+  readonly dataFile?: DataFilePolicy;
 }
 
 /** How {@linkcode Qcow2File.createSnapshot} makes a snapshot. */
@@ -72,6 +80,20 @@ export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size">
    * @default {"off"}
    */
   readonly preallocation?: Preallocation;
+  /**
+   * Name of an external data file, as it shall stand in the image: relative to the image's folder, or absolute. It is made
+   * where it does not exist. Version 3 only.
+   */
+  readonly dataFile?: string;
+  /**
+   * What happens where the data file exists and is not empty: it is refused; its content is kept (with `dataFileRaw` as the
+   * content of the disk); or it is thrown away.
+   *
+   * @default {"refuse"}
+   */
+  readonly existingDataFile?: ExistingDataFile;
+  /** Opens the data file in place of the name's own meaning, such as a file in memory. */
+  readonly openDataFile?: (reference: DataFileReference) => BlockFile;
   /**
    * Whether to refuse where the file exists already.
    *

@@ -62,7 +62,7 @@ export function preallocateGuestRange(metadata: ImageMetadata, from: number, to:
       if (file.failure === undefined) allocator.release(target);
       throw error;
     }
-    mapping.link(slice, position, target.count, target.offset);
+    mapping.link(slice, position, target.count * clusterSize, target.offset);
     position += target.count * clusterSize;
   }
 }

@@ -8,8 +8,7 @@ import type { Closer, ReaderSync, SeekerSync, WriterSync } from "@std/io/types";
 import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
-import { INCOMPATIBLE } from "../format/feature_bits.ts";
-import { hasDataFile, type Header } from "../format/header.ts";
+import { hasDataFile, hasExtendedL2, type Header } from "../format/header.ts";
 import { createLayout, type Layout } from "../format/layout.ts";
 import type { Snapshot } from "../format/snapshot_table.ts";
 import { getRefcount } from "../format/refcount_entries.ts";
@@ -21,15 +20,23 @@ import { findSnapshot, readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { type AddBitmapOptions, type Bitmap, Bitmaps, type DirtyExtent } from "./bitmaps.ts";
 import { amendImage, type AmendOptions } from "./amend.ts";
-import { allowedBacking, backingReference, realPath } from "./backing.ts";
+import { allowedBacking, backingReference } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
+import { createDataFile, type NewDataFile, openDataFile } from "./data_file.ts";
 import { GuestIo } from "./guest_io.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
+import { realPath } from "./local_name.ts";
 import type { CreateOptions, OpenOptions, SnapshotOptions } from "./options.ts";
 import { checkedPreallocation, preallocateGuestRange, type Preallocation } from "./preallocation.ts";
 import { resizeImage, type ResizeOptions } from "./resize.ts";
 import { RawFile } from "./raw_file.ts";
 import { SnapshotDisk } from "./snapshot_disk.ts";
+
+/** The files that an image names and that were opened with it. */
+interface OtherFiles {
+  readonly backing: Disk | undefined;
+  readonly dataFile: BlockFile | undefined;
+}
 
 /** What an L2 entry or L1 entry points to, for inspection. */
 export interface TableEntry {
@@ -41,6 +48,8 @@ export interface TableEntry {
   readonly compressed: boolean;
   /** Whether the entry reads as zeroes; never for L1 entries. */
   readonly zero: boolean;
+  /** The states of the subclusters, one bit each, the first one lowest; only in L2 entries of images that have them. */
+  readonly subclusters?: { readonly allocated: number; readonly zero: number };
 }
 
 /**
@@ -70,32 +79,38 @@ export interface TableEntry {
  */
 export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Closer {
   readonly #file: BlockFile;
-  readonly #options: OpenOptions;
+  readonly #options: Omit<OpenOptions, "dataFile">;
   #metadata: ImageMetadata;
   #io: GuestIo;
   #bitmaps: Bitmaps;
   readonly #backing: Disk | undefined;
+  readonly #dataFile: BlockFile | undefined;
   readonly #write: boolean;
   readonly #openSnapshots = new Set<SnapshotDisk>();
   #cursor = 0;
   #closed = false;
 
-  private constructor(file: BlockFile, options: OpenOptions, backing: Disk | undefined) {
-    const { write = false } = options;
+  private constructor(
+    file: BlockFile,
+    options: Omit<OpenOptions, "dataFile">,
+    { backing, dataFile }: OtherFiles,
+  ) {
     this.#file = file;
-    this.#write = write;
+    this.#write = options.write ?? false;
     this.#options = options;
-    this.#metadata = openMetadata(file, options);
+    this.#metadata = openMetadata(file, options, dataFile);
     this.#backing = backing;
+    this.#dataFile = dataFile;
     this.#io = new GuestIo(this.#metadata, backing);
     this.#bitmaps = new Bitmaps(this.#metadata);
-    if (write) this.#prepareForWriting();
+    if (this.#write) this.#prepareForWriting();
   }
 
   /**
    * Opens an image. The cost does not depend on the image's size.
    *
-   * Nothing but the named file is opened unless `backing` allows it: otherwise an image with a backing file is refused.
+   * Nothing but the named file is opened unless `backing` or `dataFile` allows it: otherwise an image with a backing file or
+   * an external data file is refused.
    *
    * @param source Path of the image, or a file that was opened (for reading and writing, to write). The file is the image's
    * from here on: it is closed with it, and where opening fails.
@@ -126,14 +141,18 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
 
   static #openInChain(source: FileSource, options: OpenOptions, chain: readonly string[]): Qcow2File {
     const file = acquireFile(source, { write: options.write ?? false, lock: options.lock ?? true });
+    const { write = false, lock = true } = options;
     let backing: Disk | undefined;
+    let dataFile: BlockFile | undefined;
     try {
       const header = readHeader(file);
-      refuseWhatCannotBeRead(header);
+      refuseWhatCannotBeRead(header, write);
+      dataFile = openDataFile(header, file.name, { policy: options.dataFile ?? "refuse", write, lock });
       backing = Qcow2File.#openBacking(header, file.name, options, chain);
-      return new Qcow2File(file, options, backing);
+      return new Qcow2File(file, options, { backing, dataFile });
     } catch (error) {
       backing?.close();
+      dataFile?.close();
       file.close();
       throw error;
     }
@@ -176,18 +195,21 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       });
     }
     const planned = createLayout({ ...options, size: options.size ?? 0 });
-    const backing = Qcow2File.#openBacking(
-      planned.header,
-      name,
-      { ...options, backing: options.backing ?? "allow" },
-      [],
-    );
+    const { backing: policy = "allow", lock = true, existingDataFile: existing = "refuse" } = options;
+    // Whoever lets a chain be opened means the data files in it as well.
+    const chainOptions = { ...options, backing: policy, dataFile: policy === "refuse" ? policy : "allow" } as const;
+    const backing = Qcow2File.#openBacking(planned.header, name, chainOptions, []);
+    let dataFile: NewDataFile | undefined;
     try {
       const size = options.size ?? backing?.size;
       if (size === undefined) throw new Qcow2Error("invalid-argument", "Image creation needs a size");
-      return Qcow2File.#createEmpty(target, createLayout({ ...options, size }), options, backing);
+      const layout = createLayout({ ...options, size });
+      const openPolicy = options.openDataFile ?? "allow";
+      dataFile = createDataFile(layout.header, name, { policy: openPolicy, write: true, lock, existing });
+      return Qcow2File.#createEmpty(target, layout, options, backing, dataFile);
     } catch (error) {
       backing?.close();
+      dataFile?.abandon();
       throw error;
     }
   }
@@ -197,10 +219,12 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     layout: Layout,
     options: CreateOptions,
     backing: Disk | undefined,
+    dataFile: NewDataFile | undefined,
   ): Qcow2File {
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       const { header } = layout;
+      dataFile?.prepare(header.size);
       file.truncate(layout.fileSize);
       file.writeAt(header.refcountTableOffset, layout.refcountTable);
       file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
@@ -208,8 +232,13 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       if (options.durability !== "none") file.sync();
       file.writeAt(0, layout.headerCluster);
       if (options.durability !== "none") file.sync();
-      const image = new Qcow2File(file, { ...options, write: true }, backing);
+      const image = new Qcow2File(file, { ...options, write: true }, { backing, dataFile: dataFile?.file });
       image.#preallocate(options.preallocation ?? "off");
+      // A raw data file holds the whole disk from the start, so everything in it is mapped.
+      if (options.dataFileRaw === true) {
+        image.#io.mapDataFile();
+        image.flush();
+      }
       return image;
     } catch (error) {
       file.close();
@@ -219,6 +248,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
 
   #preallocate(mode: Preallocation): void {
     if (mode === "off") return;
+    assertPlainClusters(this.header, "Preallocation");
     this.#metadata.prepareForWriting();
     preallocateGuestRange(this.#metadata, 0, this.size, mode);
   }
@@ -245,9 +275,10 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     const { path, format } = allowedBacking(reference, above);
     const cacheSize = options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize };
     try {
+      const dataFile = options.dataFile ?? "refuse";
       return format === "raw"
         ? RawFile.open(path, { lock })
-        : Qcow2File.#openInChain(path, { backing: policy, lock, ...cacheSize }, above);
+        : Qcow2File.#openInChain(path, { backing: policy, dataFile, lock, ...cacheSize }, above);
     } catch (error) {
       if (!(error instanceof Qcow2Error)) throw error;
       throw new Qcow2Error(error.code, `Cannot open backing file "${reference.name}": ${error.message}`, {
@@ -360,6 +391,9 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   writeCompressedAt(offset: number, data: Uint8Array): void {
     this.#assertWritable();
     checkRange(offset, data.length, this.size);
+    if (this.#dataFile !== undefined) {
+      throw new Qcow2Error("unsupported", "Clusters in an external data file cannot be compressed");
+    }
     const unit = this.allocationSize;
     if (offset % unit !== 0 || (data.length % unit !== 0 && offset + data.length !== this.size)) {
       throw new Qcow2Error(
@@ -469,6 +503,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   resize(size: number, options: ResizeOptions = {}): void {
     this.#assertWritable();
+    assertPlainClusters(this.header, "Resizing");
     resizeImage(this.#metadata, this.#io, this.#backing, size, options);
   }
 
@@ -497,6 +532,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   amend(options: AmendOptions): void {
     this.#assertWritable();
+    assertPlainClusters(this.header, "Amending");
     this.#bitmaps.save();
     const metadata = (): ImageMetadata => this.#metadata;
     const io = (): GuestIo => this.#io;
@@ -516,7 +552,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   #reopen(): void {
     try {
       this.#metadata.flushForGood();
-      this.#metadata = openMetadata(this.#file, this.#options);
+      this.#metadata = openMetadata(this.#file, this.#options, this.#dataFile);
       this.#io = new GuestIo(this.#metadata, this.#backing);
       this.#bitmaps = new Bitmaps(this.#metadata);
       // They would read through what is no longer there.
@@ -625,6 +661,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       if (this.#write) this.#flushForGood();
     } finally {
       this.#file.close();
+      this.#dataFile?.close();
       this.#backing?.close();
     }
   }
@@ -721,7 +758,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       const position = index * geometry.l2EntrySize;
       const slice = l2Cache.get(offset + position - position % l2Cache.sliceSize);
       const inSlice = position % l2Cache.sliceSize;
-      return l2EntryOf(slice.view.getUint32(inSlice), slice.view.getUint32(inSlice + 4));
+      return l2EntryOf(slice.view, inSlice, hasExtendedL2(this.header));
     });
   }
 
@@ -819,6 +856,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   createSnapshot(name: string, options: SnapshotOptions = {}): Snapshot {
     this.#assertWritable();
+    assertPlainClusters(this.header, "Taking snapshots");
     return createSnapshot(this.#metadata, name, options.date ?? new Date());
   }
 
@@ -847,6 +885,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   applySnapshot(idOrName: string): void {
     this.#assertWritable();
+    assertPlainClusters(this.header, "Applying snapshots");
     // The disk may become another one anywhere.
     this.#bitmaps.record(0, this.size);
     applySnapshot(this.#metadata, idOrName);
@@ -875,6 +914,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   deleteSnapshot(idOrName: string): void {
     this.#assertWritable();
+    assertPlainClusters(this.header, "Deleting snapshots");
     const { snapshots } = this;
     const gone = snapshots[findSnapshot(snapshots, idOrName)];
     deleteSnapshot(this.#metadata, idOrName);
@@ -1181,9 +1221,13 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   }
 }
 
-function openMetadata(file: BlockFile, options: OpenOptions): ImageMetadata {
+function openMetadata(
+  file: BlockFile,
+  options: Omit<OpenOptions, "dataFile">,
+  dataFile: BlockFile | undefined,
+): ImageMetadata {
   const { write = false, durability = "full", cacheSize } = options;
-  return ImageMetadata.open(file, { write, durability, cacheSize });
+  return ImageMetadata.open(file, { write, durability, cacheSize, dataFile });
 }
 
 function nameOf(source: FileSource): string {
@@ -1192,7 +1236,7 @@ function nameOf(source: FileSource): string {
 }
 
 /** Refuses what would be misread, before anything is read. */
-function refuseWhatCannotBeRead(header: Header): void {
+function refuseWhatCannotBeRead(header: Header, write: boolean): void {
   if (header.encryption !== "none") {
     throw new Qcow2Error("encrypted", `Image is encrypted with ${header.encryption}, expected an unencrypted one`, {
       offset: 32,
@@ -1200,18 +1244,25 @@ function refuseWhatCannotBeRead(header: Header): void {
       expected: "none",
     });
   }
-  if (hasDataFile(header)) {
-    throw new Qcow2Error("data-file-refused", "Image has an external data file, which is not supported", {
-      offset: 72,
-      found: "an external data file",
+  if (write && hasDataFile(header) && header.snapshotCount > 0) {
+    // The data file holds each cluster once: what is written would change in the snapshots as well.
+    throw new Qcow2Error("unsupported", "Image with an external data file has snapshots, so it can only be read", {
+      offset: 60,
+      found: header.snapshotCount,
+      expected: 0,
     });
   }
-  if ((header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n) {
-    throw new Qcow2Error("unsupported", "Image has extended L2 entries, which are not supported", {
-      offset: 72,
-      found: "extended L2 entries",
-    });
-  }
+}
+
+/** Refuses what does not know of subclusters or of clusters in another file. */
+function assertPlainClusters(header: Header, doing: string): void {
+  const found = hasDataFile(header)
+    ? "an external data file"
+    : hasExtendedL2(header)
+    ? "extended L2 entries"
+    : undefined;
+  if (found === undefined) return;
+  throw new Qcow2Error("unsupported", `${doing} is not supported for an image with ${found}`, { offset: 72, found });
 }
 
 function readOnlyError(): Qcow2Error {
@@ -1235,12 +1286,17 @@ function l1EntryOf(upper: number, lower: number): TableEntry {
   };
 }
 
-function l2EntryOf(upper: number, lower: number): TableEntry {
+function l2EntryOf(view: DataView, position: number, extended: boolean): TableEntry {
+  const upper = view.getUint32(position);
+  const lower = view.getUint32(position + 4);
   const compressed = (upper & COMPRESSED_FLAG) !== 0;
   return {
     hostOffset: entryOffset(upper, lower),
     copied: (upper & COPIED_FLAG) !== 0,
     compressed,
-    zero: !compressed && (lower & 1) !== 0,
+    zero: !compressed && !extended && (lower & 1) !== 0,
+    ...(extended
+      ? { subclusters: { allocated: view.getUint32(position + 12), zero: view.getUint32(position + 8) } }
+      : {}),
   };
 }

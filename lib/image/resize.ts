@@ -138,7 +138,7 @@ function unlinkRange(metadata: ImageMetadata, from: number, to: number): void {
     mapping.find(position, Math.min(to - position, mapping.sliceSpan - position % mapping.sliceSpan), run);
     const { kind, length } = run;
     if (kind !== ClusterKind.unallocated) {
-      mapping.unlink(mapping.prepareSlice(position), position, length / geometry.clusterSize, false);
+      mapping.unlink(mapping.prepareSlice(position), position, length, false);
     }
     position += length;
   }

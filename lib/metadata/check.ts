@@ -6,6 +6,7 @@
 
 import { Qcow2Error } from "../errors.ts";
 import { INCOMPATIBLE } from "../format/feature_bits.ts";
+import { hasDataFile } from "../format/header.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
 import { type AllocationStatistics, countReferences, hexEntry, type HostReferences } from "./host_references.ts";
@@ -210,14 +211,16 @@ class Check {
   }
 
   #checkCopiedFlagsOfTable(tableOffset: number, view: DataView, repairing: boolean): void {
-    const { geometry, refcounts, l2Cache } = this.#metadata;
+    const { geometry, refcounts, l2Cache, header } = this.#metadata;
+    const dataFile = hasDataFile(header);
     for (let index = 0; index < geometry.l2EntryCount; index++) {
       const position = index * geometry.l2EntrySize;
       const upper = view.getUint32(position);
       const lower = view.getUint32(position + 4);
       const offset = entryOffset(upper, lower);
       if ((upper & COMPRESSED_FLAG) !== 0 || offset === 0 || offset % geometry.clusterSize !== 0) continue;
-      const refcount = refcounts.get(offset / geometry.clusterSize);
+      // Clusters of a data file have no refcounts, and belong to this disk alone.
+      const refcount = dataFile ? 1 : refcounts.get(offset / geometry.clusterSize);
       if ((refcount === 1) === ((upper & COPIED_FLAG) !== 0)) continue;
       this.#note(
         "corruption",

@@ -28,6 +28,8 @@ export type BreakableRule = 1 | 2 | 3 | 5;
 export interface FlushOrderParts {
   /** The host file. */
   readonly file: OrderedFile;
+  /** The file that the guest's clusters stand in: the host file, or a data file. */
+  readonly guestFile: OrderedFile;
   /** Slices of refcount blocks. */
   readonly refcountCache: TableCache;
   /** Slices of L2 tables. */
@@ -67,7 +69,7 @@ export class FlushOrder {
   flush(): void {
     if (this.#parts.brokenRules.has(5)) this.#applyFrees();
     this.writeBack();
-    this.#parts.file.sync();
+    this.#sync();
     this.#applyFrees();
   }
 
@@ -102,13 +104,20 @@ export class FlushOrder {
 
     // Step 3: entries in tables that the file knows, and L1 entries for the new tables of step 1.
     if (l2Cache.hasDirty || l1.dirty) {
-      file.sync();
+      this.#sync();
       l2Cache.writeDirty();
       // From here on the file may point to them, whether the write below succeeds or not.
       unlinkedTables.clear();
       l1.writeDirty(file);
       if (brokenRules.has(1)) refcountCache.writeDirty();
     }
+  }
+
+  /** The guest's bytes first: no entry may become durable before what it makes the guest's. */
+  #sync(): void {
+    const { file, guestFile } = this.#parts;
+    if (guestFile !== file) guestFile.sync();
+    file.sync();
   }
 
   /** Step 4, after a sync: references are durably gone, so refcounts may fall and clusters be used again. */

@@ -8,7 +8,7 @@ import { hex, Qcow2Error } from "../errors.ts";
 import type { BitmapEntry } from "../format/bitmap_directory.ts";
 import { alignDown } from "../format/geometry.ts";
 import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../format/header_extensions.ts";
-import { hasDataFile } from "../format/header.ts";
+import { hasDataFile, hasExtendedL2 } from "../format/header.ts";
 import {
   COMPRESSED_FLAG,
   COPIED_FLAG,
@@ -284,12 +284,18 @@ class OwnerWalk {
     const { clusterSize, clusterBits, l2EntryCount, l2EntrySize } = geometry;
     const read = file.file.readAt(tableOffset, this.#table);
     this.#table.fill(0, read);
+    const extendedL2 = hasExtendedL2(header);
     let expected = 0;
     for (let index = 0; index < l2EntryCount; index++) {
       const upper = this.#tableView.getUint32(index * l2EntrySize);
       const lower = this.#tableView.getUint32(index * l2EntrySize + 4);
-      if (upper === 0 && lower === 0) continue;
       const entryAt = tableOffset + index * l2EntrySize;
+      if (extendedL2 && !this.#hasSoundBitmaps(index, upper, lower, entryAt)) continue;
+      if (upper === 0 && lower === 0) continue;
+      if ((upper & COMPRESSED_FLAG) !== 0 && hasDataFile(header)) {
+        this.#report(`ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(upper, lower)}`, entryAt);
+        continue;
+      }
       if ((upper & COMPRESSED_FLAG) !== 0) {
         if ((upper & COPIED_FLAG) !== 0) {
           this.#report(
@@ -311,13 +317,14 @@ class OwnerWalk {
         this.#report(`ERROR found l2 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt);
       }
       const offset = entryOffset(upper, lower);
-      if (offset === 0 || hasDataFile(header)) continue;
+      // In a data file, offset 0 with the COPIED flag is the first cluster.
+      if (offset === 0 && !(hasDataFile(header) && (upper & COPIED_FLAG) !== 0 && (lower & ZERO_FLAG) === 0)) continue;
       if (active) {
         this.statistics.allocatedClusters++;
         if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters++;
         expected = offset + clusterSize;
       }
-      this.#count(offset, clusterSize, entryAt);
+      if (!hasDataFile(header)) this.#count(offset, clusterSize, entryAt);
       if (offset % clusterSize !== 0) {
         this.#report(
           `ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`,
@@ -325,6 +332,32 @@ class OwnerWalk {
         );
       }
     }
+  }
+
+  /** Reports subclusters in states that contradict each other; tells whether the entry counts nevertheless. */
+  #hasSoundBitmaps(index: number, upper: number, lower: number, entryAt: number): boolean {
+    const { header, geometry } = this.#metadata;
+    const zero = this.#tableView.getUint32(index * geometry.l2EntrySize + 8);
+    const allocated = this.#tableView.getUint32(index * geometry.l2EntrySize + 12);
+    const offset = entryOffset(upper, lower);
+    if ((upper & COMPRESSED_FLAG) !== 0) {
+      if ((zero | allocated) === 0) return true;
+      const entry = hexEntry(upper, lower);
+      this.#report(
+        `ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, entry=0x${entry}`,
+        entryAt,
+      );
+      return false;
+    }
+    if (offset === 0 && !(hasDataFile(header) && (upper & COPIED_FLAG) !== 0)) {
+      if (allocated !== 0) this.#report("ERROR: Unallocated cluster has non-zero subcluster allocation map", entryAt);
+    } else if ((zero & allocated) !== 0) {
+      this.#report(
+        `ERROR offset=${offset.toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`,
+        entryAt,
+      );
+    }
+    return true;
   }
 
   /** Reports what is wrong with a table instead of giving up on the rest of the image. */

@@ -17,6 +17,8 @@ import {
   decodeHeader,
   encodeMutableFields,
   geometryOfHeader,
+  hasDataFile,
+  hasExtendedL2,
   type Header,
   headerClusterSize,
   MUTABLE_FIELDS_OFFSET,
@@ -35,6 +37,7 @@ import { type Durability, OrderedFile } from "./ordered_file.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { Refcounts } from "./refcounts.ts";
 import { readSnapshotTable } from "./snapshots.ts";
+import { SubclusterMapping } from "./subcluster_mapping.ts";
 import { TableCache, type TableSlice } from "./table_cache.ts";
 
 /** How {@linkcode ImageMetadata.open} shall treat the image. */
@@ -45,6 +48,8 @@ export interface ImageMetadataOptions {
   readonly durability: Durability;
   /** The most bytes of L2 tables to keep in memory; by default as much as the disk has, up to 32 MiB. */
   readonly cacheSize?: number | undefined;
+  /** The file that the guest's clusters stand in, where the image has one for them. */
+  readonly dataFile?: BlockFile | undefined;
   /** Rules of the flush order to leave out: for tests alone. */
   readonly brokenRules?: ReadonlySet<BreakableRule>;
 }
@@ -81,10 +86,17 @@ function readStart(file: BlockFile, maxLength: number): Uint8Array {
   return bytes.subarray(0, file.readAt(0, bytes));
 }
 
+/** A mapping without subclusters has entries of half the size, which are compared whole: it is a class of its own. */
+function mappingClassOf(header: Header): typeof Mapping {
+  return hasExtendedL2(header) ? SubclusterMapping : Mapping;
+}
+
 /** The metadata of one open image. */
 export class ImageMetadata {
   /** The host file. */
   readonly file: OrderedFile;
+  /** The file that the guest's clusters stand in: the host file, or a data file, where each stands at its own offset. */
+  readonly guestFile: OrderedFile;
   /** Sizes and index splits. */
   readonly geometry: Geometry;
   /** Slices of L2 tables. */
@@ -105,6 +117,8 @@ export class ImageMetadata {
 
   private constructor(file: OrderedFile, header: Header, options: ImageMetadataOptions) {
     this.file = file;
+    const { dataFile } = options;
+    this.guestFile = dataFile === undefined ? file : new OrderedFile(dataFile, options.durability);
     this.#header = header;
     this.#write = options.write;
     this.geometry = geometryOfHeader(header);
@@ -145,8 +159,10 @@ export class ImageMetadata {
       this.refcounts,
       (offset, length) => this.assertNoMetadata("newly allocated clusters", offset, length),
     );
-    this.mapping = new Mapping(file, this.geometry, l1, this.l2Cache, this.allocator, {
+    const MappingClass = mappingClassOf(header);
+    this.mapping = new MappingClass(file, this.geometry, l1, this.l2Cache, this.allocator, {
       version: header.version,
+      dataFile: hasDataFile(header),
       onNewTable: (offset, replaced) => {
         this.#regions.addTable("active L2 table", offset);
         if (replaced !== 0) this.#regions.removeTable(replaced);
@@ -156,6 +172,7 @@ export class ImageMetadata {
     });
     this.#order = new FlushOrder({
       file,
+      guestFile: this.guestFile,
       refcountCache: this.refcountCache,
       l2Cache: this.l2Cache,
       refcounts: this.refcounts,
@@ -188,8 +205,10 @@ export class ImageMetadata {
    * @returns The map, which shares the cached L2 tables.
    */
   mappingOf(l1: PointerTable): Mapping {
-    return new Mapping(this.file, this.geometry, l1, this.l2Cache, this.allocator, {
+    const MappingClass = mappingClassOf(this.#header);
+    return new MappingClass(this.file, this.geometry, l1, this.l2Cache, this.allocator, {
       version: this.#header.version,
+      dataFile: hasDataFile(this.#header),
       onNewTable: () => {},
       onDroppedTable: () => {},
       onCorruption: (message, offset) => this.corruption(message, offset),
@@ -204,6 +223,16 @@ export class ImageMetadata {
   /** The virtual size in bytes: what the header says, in whole sectors. */
   get diskSize(): number {
     return this.#header.size - this.#header.size % SECTOR_SIZE;
+  }
+
+  /** Whether the guest's clusters stand in a data file. */
+  get hasDataFile(): boolean {
+    return this.guestFile !== this.file;
+  }
+
+  /** Whether the data file is also a raw image of the disk, so that what reads as zeroes must be zeroes there. */
+  get hasRawDataFile(): boolean {
+    return (this.#header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n;
   }
 
   /** Whether the image carries the corrupt bit. */
@@ -381,6 +410,7 @@ export class ImageMetadata {
   /** Flushes whatever the durability is: for closing. */
   flushForGood(): void {
     this.flush();
+    if (this.hasDataFile) this.guestFile.syncForGood();
     this.file.syncForGood();
   }
 

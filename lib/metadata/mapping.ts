@@ -34,6 +34,8 @@ export const ClusterKind = {
   data: 3,
   /** Stands compressed in one or more host clusters. */
   compressed: 4,
+  /** Nothing is allocated, as in `unallocated`, but a host cluster is kept for it: only parts of clusters can be that. */
+  reserved: 5,
 } as const;
 /** One of the values of {@linkcode ClusterKind}. */
 export type ClusterKind = (typeof ClusterKind)[keyof typeof ClusterKind];
@@ -42,7 +44,10 @@ export type ClusterKind = (typeof ClusterKind)[keyof typeof ClusterKind];
 export class MappedRun {
   /** What the entries say. */
   kind: ClusterKind = ClusterKind.unallocated;
-  /** Host offset of the stretch's first byte, for `data` and `zeroAllocated`; of the compressed bytes for `compressed`. */
+  /**
+   * Host offset of the stretch's first byte, for `data`, `zeroAllocated` and `reserved`; of the compressed bytes for
+   * `compressed`.
+   */
   hostOffset = 0;
   /** Length of the stretch in bytes. */
   length = 0;
@@ -70,6 +75,8 @@ export class MappedRun {
 export interface MappingOptions {
   /** Format version. */
   readonly version: 2 | 3;
+  /** Whether guest clusters stand in a data file, each at its own offset, and without refcounts. */
+  readonly dataFile: boolean;
   /** Called with the host offset of each cluster that becomes an L2 table, and of the one that it replaces or 0. */
   readonly onNewTable: (offset: number, replaced: number) => void;
   /** Called with the host offset of each cluster that is no L2 table any more. */
@@ -92,6 +99,7 @@ export class Mapping {
   readonly #cache: TableCache;
   readonly #allocator: ClusterAllocator;
   readonly #options: MappingOptions;
+  readonly #dataFile: boolean;
   readonly #entriesPerSlice: number;
   readonly #sliceSpan: number;
 
@@ -117,6 +125,7 @@ export class Mapping {
     this.#cache = cache;
     this.#allocator = allocator;
     this.#options = options;
+    this.#dataFile = options.dataFile;
     this.#entriesPerSlice = cache.sliceSize / geometry.l2EntrySize;
     this.#sliceSpan = this.#entriesPerSlice * geometry.clusterSize;
   }
@@ -162,8 +171,8 @@ export class Mapping {
       const l1Index = Math.floor(position / l2TableSpan);
       const tableEnd = Math.min(end, (l1Index + 1) * l2TableSpan);
       // A broken entry ends a run; it is an error only where one would begin with it.
-      if (run.length > 0 && !this.#hasSoundTable(l1Index)) return;
-      const tableOffset = this.#tableOffset(l1Index);
+      if (run.length > 0 && !this.hasSoundTable(l1Index)) return;
+      const tableOffset = this.tableOffset(l1Index);
       if (tableOffset === 0) {
         if (run.length === 0) run.begin(ClusterKind.unallocated, 0, false);
         else if (run.kind !== ClusterKind.unallocated || step !== 0) return;
@@ -180,7 +189,7 @@ export class Mapping {
           upper = view.getUint32(inSlice * l2EntrySize);
           lower = view.getUint32(inSlice * l2EntrySize + 4);
           const inCluster = position - l1Index * l2TableSpan - index * clusterSize;
-          this.#begin(run, upper, lower, inCluster, slice.hostOffset + inSlice * l2EntrySize);
+          this.#begin(run, upper, lower, position, inCluster, slice.hostOffset + inSlice * l2EntrySize);
           if (run.kind === ClusterKind.compressed) {
             run.length = Math.min(end - position, clusterSize - inCluster);
             return;
@@ -218,7 +227,7 @@ export class Mapping {
    */
   prepareSlice(offset: number): TableSlice {
     const l1Index = Math.floor(offset / this.#geometry.l2TableSpan);
-    let tableOffset = this.#tableOffset(l1Index);
+    let tableOffset = this.tableOffset(l1Index);
     if (tableOffset === 0) {
       tableOffset = this.#makeTable(l1Index);
     } else if ((this.#l1.upper(l1Index) & COPIED_FLAG) === 0) {
@@ -234,20 +243,21 @@ export class Mapping {
    * @returns Whether the L1 entry points to a table.
    */
   hasTable(offset: number): boolean {
-    return this.#tableOffset(Math.floor(offset / this.#geometry.l2TableSpan)) !== 0;
+    return this.tableOffset(Math.floor(offset / this.#geometry.l2TableSpan)) !== 0;
   }
 
   /**
-   * Points entries to a run of host clusters that hold the guest's data. What they pointed to before is freed later.
+   * Points entries to a stretch of the host that holds the guest's data. What they pointed to before is freed later.
    *
    * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
-   * @param offset Guest offset of the first cluster in bytes, aligned.
-   * @param count How many clusters; all within the slice.
-   * @param hostOffset Host offset of the first cluster in bytes.
+   * @param offset Guest offset in bytes, aligned to the smallest part of a cluster that has a state of its own.
+   * @param length Length in bytes, aligned likewise; all within the slice.
+   * @param hostOffset Host offset of the first byte.
    */
-  link(slice: TableSlice, offset: number, count: number, hostOffset: number): void {
+  link(slice: TableSlice, offset: number, length: number, hostOffset: number): void {
     const { clusterSize } = this.#geometry;
     const first = offset % this.#sliceSpan / clusterSize;
+    const count = length / clusterSize;
     for (let index = 0; index < count; index++) {
       const host = hostOffset + index * clusterSize;
       this.#replace(slice, first + index, entryUpper(host, COPIED_FLAG), entryLower(host), host);
@@ -275,28 +285,29 @@ export class Mapping {
    *
    * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
    * @param offset Guest offset of the first cluster in bytes, aligned.
-   * @param count How many clusters; all within the slice.
+   * @param length Length in bytes, whole clusters; all within the slice.
    * @param readsAsZero Whether the entries say zero from now on; otherwise they are unallocated.
    */
-  unlink(slice: TableSlice, offset: number, count: number, readsAsZero: boolean): void {
-    const first = offset % this.#sliceSpan / this.#geometry.clusterSize;
-    for (let index = 0; index < count; index++) {
+  unlink(slice: TableSlice, offset: number, length: number, readsAsZero: boolean): void {
+    const { clusterSize } = this.#geometry;
+    const first = offset % this.#sliceSpan / clusterSize;
+    for (let index = 0; index < length / clusterSize; index++) {
       this.#replace(slice, first + index, 0, readsAsZero ? ZERO_FLAG : 0, 0);
     }
     this.#cache.markDirty(slice);
   }
 
   /**
-   * Makes entries read as zeroes and keeps their host clusters in reserve.
+   * Makes entries read as zeroes and keeps their host clusters in reserve, if they have any.
    *
    * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
-   * @param offset Guest offset of the first cluster in bytes, aligned.
-   * @param count How many clusters; all within the slice, none compressed.
+   * @param offset Guest offset in bytes, aligned to the smallest part of a cluster that has a state of its own.
+   * @param length Length in bytes, aligned likewise; all within the slice, nothing in it compressed.
    */
-  setZeroFlag(slice: TableSlice, offset: number, count: number): void {
+  setZeroFlag(slice: TableSlice, offset: number, length: number): void {
     const { clusterSize, l2EntrySize } = this.#geometry;
     const first = offset % this.#sliceSpan / clusterSize;
-    for (let index = first; index < first + count; index++) {
+    for (let index = first; index < first + length / clusterSize; index++) {
       const position = index * l2EntrySize + 4;
       slice.view.setUint32(position, (slice.view.getUint32(position) | ZERO_FLAG) >>> 0);
     }
@@ -311,12 +322,12 @@ export class Mapping {
    */
   dropTable(l1Index: number): void {
     const { clusterSize, l2EntrySize } = this.#geometry;
-    const tableOffset = this.#tableOffset(l1Index);
+    const tableOffset = this.tableOffset(l1Index);
     if (tableOffset === 0) return;
     for (let position = 0; position < clusterSize; position += this.#cache.sliceSize) {
       const { view } = this.#cache.get(tableOffset + position);
       for (let at = 0; at < this.#cache.sliceSize; at += l2EntrySize) {
-        this.#forgetReference(view.getUint32(at), view.getUint32(at + 4), 0);
+        this.forgetReference(view.getUint32(at), view.getUint32(at + 4), 0);
       }
     }
     this.#l1.set(l1Index, 0, 0);
@@ -332,7 +343,7 @@ export class Mapping {
    * @param l1Index Index in the active L1 table.
    * @returns The offset in bytes; 0 where there is no table.
    */
-  #tableOffset(l1Index: number): number {
+  protected tableOffset(l1Index: number): number {
     const offset = entryOffset(this.#l1.upper(l1Index), this.#l1.lower(l1Index));
     if (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
       throw this.#options.onCorruption(
@@ -343,7 +354,8 @@ export class Mapping {
     return offset;
   }
 
-  #hasSoundTable(l1Index: number): boolean {
+  /** Whether an L2 table's offset is one that a table can have. */
+  protected hasSoundTable(l1Index: number): boolean {
     return entryOffset(this.#l1.upper(l1Index), this.#l1.lower(l1Index)) % this.#geometry.clusterSize === 0;
   }
 
@@ -354,35 +366,79 @@ export class Mapping {
   }
 
   /** Begins a run with an entry. */
-  #begin(run: MappedRun, upper: number, lower: number, inCluster: number, entryHostOffset: number): void {
-    const { clusterSize, clusterBits } = this.#geometry;
+  #begin(
+    run: MappedRun,
+    upper: number,
+    lower: number,
+    guestOffset: number,
+    inCluster: number,
+    entryHostOffset: number,
+  ): void {
     if ((upper & COMPRESSED_FLAG) !== 0) {
-      const descriptor = decodeCompressedDescriptor(upper, lower, clusterBits);
-      run.begin(ClusterKind.compressed, descriptor.hostOffset, false);
-      run.compressedLength = descriptor.length;
+      this.beginCompressed(run, upper, lower, entryHostOffset);
       return;
     }
     const offset = entryOffset(upper, lower);
-    if (offset % clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
-      throw this.#options.onCorruption(
-        `Cluster allocation offset ${hex(offset)} unaligned (L2 entry offset: ${hex(entryHostOffset)})`,
-        entryHostOffset,
-      );
+    // Most entries need no closer look.
+    if (this.#dataFile || offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
+      this.hostClusterOf(upper, lower, guestOffset - inCluster, entryHostOffset);
     }
-    const kind = this.#kindOf(lower, offset, entryHostOffset);
+    const kind = this.#kindOf(upper, lower, offset, entryHostOffset);
     const onHost = kind >= ClusterKind.zeroAllocated;
-    run.begin(kind, onHost ? offset + inCluster : 0, onHost && (upper & COPIED_FLAG) !== 0);
+    run.begin(kind, onHost ? offset + inCluster : 0, onHost && ((upper & COPIED_FLAG) !== 0 || this.#dataFile));
   }
 
-  #kindOf(lower: number, offset: number, entryHostOffset: number): ClusterKind {
-    if ((lower & ZERO_FLAG) === 0) return offset === 0 ? ClusterKind.unallocated : ClusterKind.data;
+  #kindOf(upper: number, lower: number, offset: number, entryHostOffset: number): ClusterKind {
+    if ((lower & ZERO_FLAG) === 0) {
+      if (offset !== 0) return ClusterKind.data;
+      return this.hasHostCluster(upper, offset) ? ClusterKind.data : ClusterKind.unallocated;
+    }
     if (this.#options.version === 2) {
-      throw this.#options.onCorruption(
-        `Zero cluster entry found in pre-v3 image (L2 entry offset: ${hex(entryHostOffset)})`,
+      throw this.corruption("Zero cluster entry found in pre-v3 image", entryHostOffset);
+    }
+    return offset === 0 ? ClusterKind.zero : ClusterKind.zeroAllocated;
+  }
+
+  /** Begins a run with the descriptor of a compressed cluster. */
+  protected beginCompressed(run: MappedRun, upper: number, lower: number, entryHostOffset: number): void {
+    if (this.#dataFile) {
+      throw this.corruption("Compressed cluster entry found in image with external data file", entryHostOffset);
+    }
+    const descriptor = decodeCompressedDescriptor(upper, lower, this.#geometry.clusterBits);
+    run.begin(ClusterKind.compressed, descriptor.hostOffset, false);
+    run.compressedLength = descriptor.length;
+  }
+
+  /** The host offset in an entry, once it is known to make sense for the guest cluster at an offset. */
+  protected hostClusterOf(upper: number, lower: number, guestCluster: number, entryHostOffset: number): number {
+    const offset = entryOffset(upper, lower);
+    if (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
+      throw this.corruption(`Cluster allocation offset ${hex(offset)} unaligned`, entryHostOffset);
+    }
+    if (this.#dataFile && offset !== guestCluster && this.hasHostCluster(upper, offset)) {
+      throw this.corruption(
+        `External data file host cluster offset ${hex(offset)} does not match guest cluster offset ${
+          hex(guestCluster)
+        }`,
         entryHostOffset,
       );
     }
-    return offset === 0 ? ClusterKind.zero : ClusterKind.zeroAllocated;
+    return offset;
+  }
+
+  /** Whether an entry has a host cluster. In a data file, offset 0 with the COPIED flag is the first cluster. */
+  protected hasHostCluster(upper: number, offset: number): boolean {
+    return offset !== 0 || (this.#dataFile && (upper & COPIED_FLAG) !== 0);
+  }
+
+  /** Whether an entry's host cluster is used by this disk alone. A data file belongs to one disk. */
+  protected isOwn(upper: number): boolean {
+    return (upper & COPIED_FLAG) !== 0 || this.#dataFile;
+  }
+
+  /** The error for a broken L2 entry. */
+  protected corruption(message: string, entryHostOffset: number): Qcow2Error {
+    return this.#options.onCorruption(`${message} (L2 entry offset: ${hex(entryHostOffset)})`, entryHostOffset);
   }
 
   /** Writes an entry, and gives up what it pointed to unless that is the host cluster it keeps. */
@@ -392,10 +448,13 @@ export class Mapping {
     const oldLower = slice.view.getUint32(position + 4);
     slice.view.setUint32(position, upper);
     slice.view.setUint32(position + 4, lower);
-    this.#forgetReference(oldUpper, oldLower, keptOffset);
+    this.forgetReference(oldUpper, oldLower, keptOffset);
   }
 
-  #forgetReference(upper: number, lower: number, keptOffset: number): void {
+  /** Gives up what an entry pointed to, unless that is a host cluster that goes on being used. */
+  protected forgetReference(upper: number, lower: number, keptOffset: number): void {
+    // Clusters of a data file are not counted.
+    if (this.#dataFile) return;
     const { clusterSize, clusterBits } = this.#geometry;
     if ((upper & COMPRESSED_FLAG) === 0) {
       const offset = entryOffset(upper, lower);

@@ -99,6 +99,20 @@ export class OrderedFile {
     return this.file.preallocate(offset, length);
   }
 
+  /**
+   * Gives the space of a range back to the host, where it can; the range reads as zeroes then.
+   *
+   * @param offset Host offset in bytes.
+   * @param length Length in bytes.
+   * @returns Whether the host did it; if not, nothing has changed.
+   */
+  punchHole(offset: number, length: number): boolean {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure);
+    const done = this.file.punchHole(offset, length);
+    if (done) this.#unsynced = true;
+    return done;
+  }
+
   /** Makes everything durable that was written; costs nothing where nothing was. */
   sync(): void {
     if (this.#durability === "full") this.syncForGood();

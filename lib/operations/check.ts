@@ -4,9 +4,6 @@
  * @module
  */
 
-import { Qcow2Error } from "../errors.ts";
-import { INCOMPATIBLE } from "../format/feature_bits.ts";
-import { hasDataFile } from "../format/header.ts";
 import { acquireFile, type FileSource } from "../image/host_file.ts";
 import { type CheckFinding, checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
 import type { AllocationStatistics } from "../metadata/host_references.ts";
@@ -30,7 +27,7 @@ export interface CheckImageOptions {
 
 /**
  * Checks the metadata of a qcow2 image: that every cluster is counted as often as it is used. Nothing but the named file is
- * opened, so an image with a backing file can be checked; one that is marked as corrupt or dirty as well.
+ * opened, so an image with a backing file or a data file can be checked; one that is marked as corrupt or dirty as well.
  *
  * @param source Path of the image, or a file that was opened; it is closed at the end.
  * @param options What to mend, and whom to tell.
@@ -54,13 +51,6 @@ export function checkImage(source: FileSource, options: CheckImageOptions = {}):
   const write = repair !== undefined;
   using file = acquireFile(source, { write, lock });
   const metadata = ImageMetadata.open(file, { write, durability: "full" });
-  const { header } = metadata;
-  if (hasDataFile(header) || (header.incompatibleFeatures & INCOMPATIBLE.extendedL2) !== 0n) {
-    throw new Qcow2Error("unsupported", "Images with an external data file or extended L2 entries cannot be checked", {
-      offset: 72,
-      found: `features ${header.incompatibleFeatures.toString(16)}`,
-    });
-  }
   const result = checkMetadata(metadata, {
     ...(repair === undefined ? {} : { repair }),
     ...(onFinding === undefined ? {} : { onFinding }),

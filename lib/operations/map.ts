@@ -5,8 +5,10 @@
  */
 
 import type { Extent } from "../disk.ts";
+import { hasDataFile } from "../format/header.ts";
 import { checkRange } from "../image/cursor.ts";
 import type { BackingPolicy } from "../image/backing.ts";
+import type { DataFilePolicy } from "../image/data_file.ts";
 import { detectImageType, type ImageType } from "../image/detect.ts";
 import { acquireFile } from "../image/host_file.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
@@ -37,6 +39,12 @@ export interface MapImageOptions {
    * @default {"refuse"}
    */
   readonly backing?: BackingPolicy;
+  /**
+   * Whether an external data file may be opened.
+   *
+   * @default {"refuse"}
+   */
+  readonly dataFile?: DataFilePolicy;
 }
 
 /** A stretch of a disk whose bytes all have the same origin, as long as it could be made. */
@@ -85,15 +93,15 @@ export interface MapEntry {
  * ```
  */
 export function* mapImage(path: string | URL, options: MapImageOptions = {}): Generator<MapEntry, void, undefined> {
-  const { format = detectImageType(path), offset = 0, lock = true, backing = "refuse" } = options;
+  const { format = detectImageType(path), offset = 0, lock = true, backing = "refuse", dataFile = "refuse" } = options;
   const file = acquireFile(path, { write: false, lock });
   // From here on the disk closes the file, also where it cannot be opened.
-  using disk = format === "raw" ? RawFile.open(file, { lock }) : Qcow2File.open(file, { lock, backing });
+  using disk = format === "raw" ? RawFile.open(file, { lock }) : Qcow2File.open(file, { lock, backing, dataFile });
   const length = Math.min(options.length ?? Infinity, Math.max(0, disk.size - offset));
   checkRange(offset, length, Math.max(disk.size, offset));
   if (length === 0) return;
-  // The host's file is known of the image itself only.
-  const holes = disk instanceof Qcow2File ? new HostHoles(file, disk, path) : undefined;
+  // The host's file is known of the image itself only, and a data file's clusters have no refcounts to compare its size with.
+  const holes = disk instanceof Qcow2File && !hasDataFile(disk.header) ? new HostHoles(file, disk, path) : undefined;
   let open: MapEntry | undefined;
   for (const extent of disk.extents(offset, length)) {
     for (const next of entriesOf(extent, holes)) {

@@ -175,7 +175,6 @@ Deno.test("convert says which capability is missing, in one line, and touches no
       ["--image-opts"],
       ["--target-image-opts"],
       ["--object", "secret,id=x,data=y"],
-      ["-o", "extended_l2=on"],
       ["-o", "preallocation=full"],
     ]
   ) {

@@ -136,8 +136,6 @@ Deno.test("create says which capability is missing, in one line, and touches not
   for (
     const args of [
       ["--object", "secret,id=x,data=y"],
-      ["-o", "data_file=data"],
-      ["-o", "extended_l2=on"],
       ["-o", "encryption=on"],
       ["-o", "encrypt.format=luks"],
     ]

@@ -6,6 +6,7 @@ Deno.test("geometryOf() derives every size, for the smallest and the largest clu
   assertEquals(geometryOf({ clusterBits: 9, refcountOrder: 0 }), {
     clusterBits: 9,
     clusterSize: 512,
+    subclusterSize: 512,
     l2EntrySize: 8,
     l2EntryCount: 64,
     l2TableSpan: 32 * KIB,

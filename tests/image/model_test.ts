@@ -186,6 +186,25 @@ const CASES: readonly Case[] = [
     window: 21 * MIB,
     steps: 150,
   },
+  {
+    name: "subclusters of 512 bytes and a cache of four slices",
+    layout: { size: 3 * MIB + 1536, clusterSize: 16 * KIB, extendedL2: true },
+    options: { cacheSize: 1 },
+    window: 2 * MIB,
+    steps: 10000,
+  },
+  {
+    name: "subclusters of 2 KiB at the end of a disk of 1 TiB",
+    layout: { size: 1024 * GIB + 512, extendedL2: true },
+    window: 8 * MIB,
+    steps: 3000,
+  },
+  {
+    name: "subclusters of 64 KiB and 1-bit refcounts",
+    layout: { size: 20 * MIB + 512, clusterSize: 2 * MIB, extendedL2: true, refcountBits: 1 },
+    window: 21 * MIB,
+    steps: 150,
+  },
 ];
 
 for (const { name, layout, options = {}, window, steps } of CASES) {

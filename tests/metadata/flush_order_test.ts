@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { checkImage, type LayoutOptions, Qcow2File } from "../../mod.ts";
-import type { MemoryBlockFile } from "../../lib/storage/mod.ts";
+import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import {
   copyOf,
   emptyImage,
@@ -131,50 +131,55 @@ Deno.test("Allocating writes of a whole run are one write of data", () => {
 });
 
 /** A write to the file, or a sync between writes. */
-type Event = { readonly offset: number; readonly data: Uint8Array } | "sync";
+type Event = { readonly file: JournalFile; readonly offset: number; readonly data: Uint8Array } | {
+  readonly file: JournalFile;
+  readonly data?: never;
+};
 
 /** Records every write with its bytes, so that a crash can keep some of them and lose others. */
 class JournalFile extends RecordingFile {
-  readonly events: Event[] = [];
+  /** What happened to all files together, in order. */
+  readonly events: Event[];
   readonly #file: MemoryBlockFile;
 
-  constructor(file: MemoryBlockFile) {
+  constructor(file: MemoryBlockFile, events: Event[] = []) {
     super(file);
     this.#file = file;
+    this.events = events;
   }
 
   override writeAt(offset: number, data: Uint8Array): void {
     super.writeAt(offset, data);
-    this.events.push({ offset, data: data.slice() });
+    this.events.push({ file: this, offset, data: data.slice() });
   }
 
   override truncate(size: number): void {
-    if (size > this.size) this.events.push({ offset: size - 1, data: new Uint8Array(1) });
+    if (size > this.size) this.events.push({ file: this, offset: size - 1, data: new Uint8Array(1) });
     super.truncate(size);
   }
 
   override sync(): void {
     super.sync();
-    this.events.push("sync");
+    this.events.push({ file: this });
   }
 
   override punchHole(offset: number, length: number): boolean {
     const done = super.punchHole(offset, length);
     const end = Math.min(offset + length, this.#file.size);
-    if (end > offset) this.events.push({ offset, data: new Uint8Array(end - offset) });
+    if (end > offset) this.events.push({ file: this, offset, data: new Uint8Array(end - offset) });
     return done;
   }
 }
 
 /** What a crash may leave: everything up to the last sync, and of what came after any sectors. */
-function crash(start: MemoryBlockFile, events: readonly Event[], at: number, random: Random): MemoryBlockFile {
+function crash(start: MemoryBlockFile, happened: readonly Event[], random: Random): MemoryBlockFile {
   const file = copyOf(start);
-  const lastSync = events.slice(0, at).lastIndexOf("sync");
+  const lastSync = happened.findLastIndex((event) => event.data === undefined);
   // Some crashes lose nearly everything that was not synced, others nearly nothing.
   const keptOf = random.pick([2, 2, 8, 1000]);
   const keepsMost = random.oneIn(2);
-  events.slice(0, at).forEach((event, index) => {
-    if (event === "sync") return;
+  happened.forEach((event, index) => {
+    if (event.data === undefined) return;
     for (let done = 0; done < event.data.length;) {
       const length = Math.min(512 - (event.offset + done) % 512, event.data.length - done);
       const kept = index < lastSync || random.oneIn(keptOf) !== keepsMost;
@@ -194,6 +199,9 @@ const CRASH_CASES: readonly (readonly [name: string, layout: LayoutOptions, cach
   ],
   ["1-bit refcounts", { size: 2 * MIB, clusterSize: 1024, refcountBits: 1 }, 16 * KIB],
   ["4 KiB clusters", { size: 8 * MIB, clusterSize: 4096 }, MIB],
+  ["subclusters of 512 bytes", { size: 2 * MIB, clusterSize: 16 * KIB, extendedL2: true }, 1],
+  ["a data file", { size: 2 * MIB, clusterSize: 512, dataFile: "data" }, 1],
+  ["a data file and subclusters", { size: 2 * MIB, clusterSize: 16 * KIB, extendedL2: true, dataFile: "data" }, 1],
 ];
 
 /** A change of the disk: where, and how many events there were before it. */
@@ -246,7 +254,7 @@ function useAtRandom(disk: Qcow2File, file: JournalFile, random: Random): { chan
 /** When to crash: at any event, or right before a sync, when the most is at stake. */
 function crashTime(events: readonly Event[], random: Random): number {
   if (random.oneIn(2)) return random.below(events.length + 1);
-  return random.pick(events.flatMap((event, index) => event === "sync" ? [index] : []));
+  return random.pick(events.flatMap((event, index) => event.data === undefined ? [index] : []));
 }
 
 /** What the check has to say against an image, leaks left out. */
@@ -261,16 +269,19 @@ for (const [name, layout, cacheSize] of CRASH_CASES) {
     const random = new Random(`crash ${name}`);
     const start = emptyImage(layout);
     const file = new JournalFile(copyOf(start));
-    const disk = Qcow2File.open(file, { write: true, cacheSize });
+    const dataFile = new JournalFile(new MemoryBlockFile(), file.events);
+    const disk = Qcow2File.open(file, { write: true, cacheSize, dataFile: () => dataFile });
     const { changes, flushes } = useAtRandom(disk, file, random);
     const { events } = file;
     for (let round = 0; round < 60; round++) {
       const at = crashTime(events, random);
-      const left = crash(start, events, at, random);
+      const of = (which: JournalFile): Event[] => events.slice(0, at).filter((event) => event.file === which);
+      const left = crash(start, of(file), random);
+      const leftData = crash(new MemoryBlockFile(), of(dataFile), random);
       assertEquals(corruptionsOf(left), [], `Crash after ${at} of ${events.length} events`);
       const flush = flushes.findLast((candidate) => candidate.events <= at);
       assert(flush !== undefined);
-      using survivor = Qcow2File.open(left, { write: true });
+      using survivor = Qcow2File.open(left, { write: true, dataFile: () => leftData });
       const bytes = readBytes(survivor, 0, survivor.size);
       // What was changed between the flush and the crash may be as before, as after, or something of both.
       const expected = flush.model.slice();

@@ -373,8 +373,6 @@ qemuTest("Images that need what is not here are refused with a code of their own
     assertCode("data-file-refused", () => Qcow2File.open(image));
     qemuImg("create", "-q", "-f", "qcow2", "-o", `data_file=${folder}/data.raw,data_file_raw=on`, image, "64M");
     assertCode("data-file-refused", () => Qcow2File.open(image));
-    qemuImg("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", image, "64M");
-    assertCode("unsupported", () => Qcow2File.open(image));
     const secret = ["--object", "secret,id=s,data=geheim"];
     qemuImg("create", "-q", ...secret, "-f", "qcow2", "-o", "encrypt.format=aes,encrypt.key-secret=s", image, "64M");
     assertCode("encrypted", () => Qcow2File.open(image));

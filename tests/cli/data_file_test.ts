@@ -1,0 +1,61 @@
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { filled, MIB, qemuImg, qemuIo } from "../images.ts";
+import { qemuTest } from "../qemu.ts";
+import { Folder, program } from "./_program.ts";
+
+qemuTest("create, map, check and convert handle data files and subclusters as qemu-img does", async () => {
+  using folder = new Folder();
+  const [image, data, copy] = [folder.path("image"), folder.path("data"), folder.path("copy")];
+  for (const options of [`data_file=${data}`, "extended_l2=on", `data_file=${data},data_file_raw=on,extended_l2=on`]) {
+    const ours = await program("create", "-f", "qcow2", "-o", options, image, "1M");
+    assertEquals([ours.code, ours.stderr], [0, ""]);
+    const theirs = folder.path("theirs");
+    const theirOptions = options.replace(data, folder.path("theirs.data"));
+    const printed = qemuImg("create", "-f", "qcow2", "-o", theirOptions, theirs, "1M");
+    assertEquals(ours.stdout, printed.replaceAll(folder.path("theirs.data"), data).replaceAll(theirs, image));
+    qemuIo(image, ["write -P 1 0 1M"]);
+    for (const args of [["map"], ["map", "--output=json"], ["check"]]) {
+      const { code, stdout } = await program(...args, image);
+      assertEquals([code, stdout], [0, qemuImg(...args, image)], `${args} with ${options}`);
+    }
+    assertEquals((await program("convert", image, copy)).code, 0);
+    assertEquals(Deno.readFileSync(copy), filled(MIB, 1));
+    assertEquals((await program("convert", "-O", "qcow2", "-o", "extended_l2=on", image, copy)).code, 0);
+    qemuImg("compare", "-q", image, copy);
+    for (const name of folder.names()) Deno.removeSync(folder.path(name));
+  }
+});
+
+qemuTest("create refuses what does not go with data files and subclusters in QEMU's words", async () => {
+  using folder = new Folder();
+  for (
+    const options of [
+      "data_file_raw=on",
+      "data_file=x,compat=0.10",
+      "extended_l2=on,cluster_size=8k",
+      "extended_l2=on,compat=0.10",
+    ]
+  ) {
+    const path = folder.path("image");
+    const { code, stderr } = await program("create", "-q", "-f", "qcow2", "-o", options, path, "1M");
+    assertEquals(code, 1);
+    let theirs = "";
+    try {
+      qemuImg("create", "-q", "-f", "qcow2", "-o", options, path, "1M");
+    } catch (error) {
+      theirs = String(error);
+    }
+    assertStringIncludes(theirs, stderr.replace("qcow2: ", "").trim());
+  }
+});
+
+Deno.test("create keeps a data file that holds something, where qemu-img would empty it", async () => {
+  using folder = new Folder();
+  Deno.writeFileSync(folder.path("data"), filled(512, 1));
+  const options = `data_file=${folder.path("data")}`;
+  const { code, stderr } = await program("create", "-q", "-f", "qcow2", "-o", options, folder.path("image"), "1M");
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "exists and holds 512 bytes");
+  assertEquals(Deno.readFileSync(folder.path("data")), filled(512, 1));
+  assertEquals(folder.names(), ["data"]);
+});
