@@ -132,7 +132,7 @@ function shrink(metadata: ImageMetadata, size: number): void {
 
 /** Empties the entries of the L2 table that the new end cuts. */
 function unlinkRange(metadata: ImageMetadata, from: number, to: number): void {
-  const { geometry, mapping } = metadata;
+  const { mapping } = metadata;
   const run = new MappedRun();
   for (let position = from; position < to;) {
     mapping.find(position, Math.min(to - position, mapping.sliceSpan - position % mapping.sliceSpan), run);
