@@ -5,7 +5,7 @@
  */
 
 import { Buffer } from "node:buffer";
-import { type BlockFile, checkImage, type CheckResult, Qcow2Error, Qcow2File } from "../../mod.ts";
+import { type BlockFile, checkImage, type CheckResult, type Disk, Qcow2Error, Qcow2File } from "../../mod.ts";
 import { qemuCheck } from "../images.ts";
 import type { Random } from "../random.ts";
 import type { ScratchFile } from "./flat_file.ts";
@@ -38,6 +38,8 @@ export interface ExaminerOptions {
   readonly random: Random;
   /** How often the costly questions are asked. */
   readonly samples: ExamineSamples;
+  /** What the image's backing file is. */
+  readonly backing?: () => Disk;
   /** Further questions, such as after the content of snapshots. */
   readonly further?: (file: BlockFile) => Problem | undefined;
 }
@@ -110,8 +112,7 @@ export class Examiner {
   }
 
   #read(file: BlockFile): Problem | undefined {
-    const disk = Qcow2File.open(file, { lock: false });
-    disk.readAt(0, this.#disk);
+    this.#open(file, false).readAt(0, this.#disk);
     const violation = this.#options.oracle.verify(this.#disk);
     return violation === undefined ? undefined : { kind: "data", message: violation.message };
   }
@@ -135,13 +136,13 @@ export class Examiner {
     const size = this.#disk.length;
     const data = this.#overwrite ??= taggedBytes(OVERWRITE_NUMBER, 0, size);
     try {
-      const disk = Qcow2File.open(file, { write: true, lock: false });
+      const disk = this.#open(file, true);
       disk.writeAt(0, data);
       disk.flush();
       disk.close();
       const { problem } = check(file);
       if (problem !== undefined) return { ...problem, message: `After writing over the disk: ${problem.message}` };
-      Qcow2File.open(file, { lock: false }).readAt(0, this.#disk);
+      this.#open(file, false).readAt(0, this.#disk);
       if (this.#disk.compare(data) !== 0) {
         return { kind: "data", message: "What was written over the whole disk does not read back" };
       }
@@ -149,6 +150,10 @@ export class Examiner {
     } catch (error) {
       return { kind: "error", message: `While writing over the disk: ${explain(error)}` };
     }
+  }
+
+  #open(file: BlockFile, write: boolean): Qcow2File {
+    return Qcow2File.open(file, { write, lock: false, backing: this.#options.backing ?? "refuse" });
   }
 
   #askQemu(file: ScratchFile): Problem | undefined {

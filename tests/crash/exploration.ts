@@ -84,16 +84,19 @@ export function explore(
   effort: Effort,
   options: Partial<SessionOptions> & { readonly prepare?: (session: Session) => void } = {},
 ): SessionReport {
-  const { name, image, cacheSize, canPunch = false, run } = sequence;
+  const { name, image, cacheSize, backing, canPunch = false, run } = sequence;
   const { prepare, ...others } = options;
   const session = new Session({
     name,
     image: image(),
     cacheSize,
+    backing,
     canPunch,
     random: new Random(name),
     maxFindings: 5,
-    ...effort,
+    limits: effort.limits,
+    // QEMU looks for the backing file, which is nowhere.
+    samples: backing === undefined ? effort.samples : { ...effort.samples, qemu: 0 },
     ...others,
   });
   prepare?.(session);

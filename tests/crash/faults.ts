@@ -51,6 +51,8 @@ export type Fault =
 
 const flush = (session: Session): void => session.flush();
 const write = (offset: number, length: number) => (session: Session): void => session.write(offset, length);
+const compress = (offset: number, length: number) => (session: Session): void =>
+  session.writeCompressed(offset, length);
 const discard = (offset: number, length: number) => (session: Session): void => session.discard(offset, length);
 const zero = (offset: number, length: number, unmap: boolean) => (session: Session): void =>
   session.writeZeroes(offset, length, unmap);
@@ -94,6 +96,19 @@ export const FAULTY_SEQUENCES: readonly FaultySequence[] = [
     name: "new refcount blocks",
     image: { size: 96 * KIB, clusterSize: 512, refcountBits: 64, poisonLength: 3 * KIB },
     steps: [write(0, 24 * KIB), write(60 * KIB, 700), flush, write(30 * KIB, 30 * KIB), flush, write(100, 30 * KIB)],
+  },
+  {
+    name: "compressed clusters",
+    image: { size: 128 * KIB, clusterSize: 4096, filled: [[64 * KIB, 8 * KIB]], poisonLength: 10 * KIB },
+    steps: [
+      compress(0, 20 * KIB),
+      flush,
+      compress(60 * KIB, 12 * KIB),
+      write(5000, 3000),
+      discard(8 * KIB, 4 * KIB),
+      flush,
+      compress(4 * KIB, 8 * KIB),
+    ],
   },
   {
     name: "clusters of 64 KiB",

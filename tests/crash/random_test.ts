@@ -4,7 +4,7 @@ import { explore, SHORT, Tally } from "./exploration.ts";
 import { randomSequence } from "./sequences.ts";
 
 /** How many random sequences each test run tries. */
-const SEQUENCE_COUNT = 100;
+const SEQUENCE_COUNT = 60;
 
 Deno.test("A power cut costs nothing that was flushed: random sequences", () => {
   const tally = new Tally();

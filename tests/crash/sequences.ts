@@ -5,10 +5,11 @@
  */
 
 import { assertNotEquals } from "@std/assert";
-import { type LayoutOptions, Qcow2File } from "../../mod.ts";
+import { type Disk, type LayoutOptions, Qcow2File, RawFile } from "../../mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { emptyImage, getUint64, KIB, MIB } from "../images.ts";
 import type { Random } from "../random.ts";
+import { FlatBytes, ScratchFile } from "./flat_file.ts";
 import type { Session } from "./session.ts";
 import { poison, taggedBytes } from "./tags.ts";
 
@@ -20,6 +21,8 @@ export interface Sequence {
   readonly image: () => Uint8Array;
   /** The most bytes of L2 tables to keep in memory. */
   readonly cacheSize?: number;
+  /** What the image's backing file is. */
+  readonly backing?: () => Disk;
   /** Whether the host can punch holes; it cannot without it, so that reused clusters hold stale bytes. */
   readonly canPunch?: boolean;
   /** What to do. It may end early when the session is over. */
@@ -169,6 +172,22 @@ function mixture(session: Session): void {
   session.close();
 }
 
+function compressed(session: Session): void {
+  const { clusterSize, size, random } = session;
+  for (let turn = 0; turn < 30 && !session.isOver; turn++) {
+    const offset = random.below(size - 4 * clusterSize);
+    const aligned = offset - offset % clusterSize;
+    // Into clusters that are compressed already, and others.
+    if (turn % 5 === 3) session.write(offset, random.pick([77, 512, clusterSize]));
+    else if (turn % 7 === 5) session.discard(aligned, 3 * clusterSize);
+    else session.writeCompressed(aligned, random.between(1, 4) * clusterSize);
+    if (turn % 4 === 3) session.flush();
+    if (turn % 13 === 12) session.reopen();
+  }
+  session.readBack();
+  session.close();
+}
+
 /** What most sequences do, on any image. */
 export const KINDS: Readonly<Record<string, (session: Session) => void>> = {
   "first fill": firstFill,
@@ -177,6 +196,7 @@ export const KINDS: Readonly<Record<string, (session: Session) => void>> = {
   "discard and reuse": discardAndReuse,
   "write zeroes": writeZeroes,
   "a mixture": mixture,
+  "compressed clusters": compressed,
 };
 
 /** Each kind of sequence with each image format. */
@@ -294,8 +314,29 @@ function evictions(session: Session, turns: number, flushEvery: number): void {
   session.close();
 }
 
+/** The number of the write that filled the backing file; no sequence is as long. */
+const BACKING_WRITE = 0x60000000;
+
+/** Images over a backing file that ends within a cluster and before they do. */
+const OVERLAYS: readonly Sequence[] = [
+  { size: 64 * KIB, clusterSize: 512, poisonLength: 30 * KIB },
+  { size: 200 * KIB, clusterSize: 4096, poisonLength: 90 * KIB },
+  { size: 200 * KIB, clusterSize: 4096, version: 2 as const },
+  { size: MIB, clusterSize: 65536, poisonLength: 200 * KIB },
+].flatMap((layout, index) => {
+  const length = Math.floor(layout.size * 0.7 / 512) * 512;
+  const file = new ScratchFile(new FlatBytes(taggedBytes(BACKING_WRITE, 0, length)));
+  return (["partial writes", "discard and reuse", "write zeroes", "compressed clusters"] as const).map((kind) => ({
+    name: `${kind} over a backing file ${index}`,
+    image: () => preparedImage({ ...layout, backingFile: "base.raw", backingFormat: "raw" }),
+    cacheSize: 1,
+    backing: () => RawFile.open(file, { lock: false }),
+    run: (session: Session) => KINDS[kind]?.(session),
+  }));
+});
+
 /** The sequences that were written down. */
-export const SCRIPTED: readonly Sequence[] = [...COMMON, ...SPECIAL];
+export const SCRIPTED: readonly Sequence[] = [...COMMON, ...SPECIAL, ...OVERLAYS];
 
 /**
  * A random sequence on a random image, with crashes in between.
@@ -345,8 +386,12 @@ export function randomOperation(session: Session, random: Random): void {
   const offset = start - start % unit;
   const longest = random.pick([512, clusterSize, 3 * clusterSize, 12 * clusterSize]);
   const length = Math.min(random.oneIn(2) ? longest : random.between(1, longest), size - offset);
-  const kind = random.below(10);
-  if (kind === 0) session.writeZeroes(offset, length, false);
+  const kind = random.below(11);
+  if (kind === 10) {
+    const first = offset - offset % clusterSize;
+    // Whole clusters, or up to the end of the disk.
+    session.writeCompressed(first, Math.min(size - first, Math.ceil(length / clusterSize) * clusterSize));
+  } else if (kind === 0) session.writeZeroes(offset, length, false);
   else if (kind === 1) session.writeZeroes(offset, length, true);
   else if (kind < 4) session.discard(offset, length);
   else session.write(offset, length);

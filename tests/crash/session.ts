@@ -5,7 +5,7 @@
  */
 
 import { Buffer } from "node:buffer";
-import { type BlockFile, Qcow2Error, type Qcow2ErrorCode, Qcow2File } from "../../mod.ts";
+import { type BlockFile, type Disk, Qcow2Error, type Qcow2ErrorCode, Qcow2File } from "../../mod.ts";
 import { GuestIo } from "../../lib/image/guest_io.ts";
 import type { BreakableRule } from "../../lib/metadata/flush_order.ts";
 import { ImageMetadata } from "../../lib/metadata/image_metadata.ts";
@@ -16,12 +16,13 @@ import { SECTOR_SIZE } from "./flat_file.ts";
 import { Oracle } from "./oracle.ts";
 import { Recorder } from "./recorder.ts";
 import type { StateLimits } from "./states.ts";
-import { taggedBytes } from "./tags.ts";
+import { noisyBytes, taggedBytes } from "./tags.ts";
 
 /** What a sequence can do to a disk. */
 export interface Subject {
   readAt(offset: number, into: Uint8Array): void;
   writeAt(offset: number, data: Uint8Array): void;
+  writeCompressedAt(offset: number, data: Uint8Array): void;
   writeZeroesAt(offset: number, length: number, options: { readonly unmap: boolean }): void;
   discardAt(offset: number, length: number): void;
   flush(): void;
@@ -32,6 +33,8 @@ export interface Subject {
 export interface SubjectOptions {
   /** The most bytes of L2 tables to keep in memory. */
   readonly cacheSize?: number | undefined;
+  /** What the image's backing file is; it is opened anew each time. */
+  readonly backing?: (() => Disk) | undefined;
   /** Rules of the flush order to leave out. */
   readonly brokenRules?: ReadonlySet<BreakableRule> | undefined;
   /** Called with the metadata of a disk whose rules are broken. */
@@ -73,7 +76,7 @@ class OpenSubject implements Subject {
   readonly #metadata: ImageMetadata;
   readonly #io: GuestIo;
 
-  constructor(file: BlockFile, { cacheSize, brokenRules, onMetadata }: SubjectOptions) {
+  constructor(file: BlockFile, { cacheSize, backing, brokenRules, onMetadata }: SubjectOptions) {
     this.#metadata = ImageMetadata.open(file, {
       write: true,
       durability: "full",
@@ -81,7 +84,7 @@ class OpenSubject implements Subject {
       brokenRules: brokenRules ?? new Set(),
     });
     this.#metadata.prepareForWriting();
-    this.#io = new GuestIo(this.#metadata);
+    this.#io = new GuestIo(this.#metadata, backing?.());
     onMetadata?.(this.#metadata);
   }
 
@@ -91,6 +94,10 @@ class OpenSubject implements Subject {
 
   writeAt(offset: number, data: Uint8Array): void {
     this.#io.write(offset, data);
+  }
+
+  writeCompressedAt(offset: number, data: Uint8Array): void {
+    this.#io.writeCompressed(offset, data);
   }
 
   writeZeroesAt(offset: number, length: number, options: { readonly unmap: boolean }): void {
@@ -113,8 +120,13 @@ class OpenSubject implements Subject {
 /** Opens a disk for a session: as everybody does, or with rules left out. */
 export function openSubject(file: BlockFile, options: SubjectOptions): Subject {
   if (options.brokenRules !== undefined || options.onMetadata !== undefined) return new OpenSubject(file, options);
-  const { cacheSize } = options;
-  return Qcow2File.open(file, { write: true, lock: false, ...(cacheSize === undefined ? {} : { cacheSize }) });
+  const { cacheSize, backing } = options;
+  return Qcow2File.open(file, {
+    write: true,
+    lock: false,
+    ...(cacheSize === undefined ? {} : { cacheSize }),
+    ...(backing === undefined ? {} : { backing }),
+  });
 }
 
 /** The codes that a failing host may lead to. */
@@ -138,6 +150,8 @@ export class Session {
   #explorer: Explorer;
   #disk: Subject;
   #writes = 0;
+  /** Version 2 has no way to hide a backing file, so discards leave everything as it is. */
+  readonly #discardsNothing: boolean;
   readonly #findings: Finding[] = [];
   readonly #counts: ExaminerCounts = { states: 0, repairs: 0, overwrites: 0, qemuChecks: 0 };
   #epochs = 0;
@@ -147,8 +161,9 @@ export class Session {
     this.#options = options;
     this.random = options.random;
     this.recorder = this.#newRecorder(options.image);
-    const fresh = Qcow2File.open(this.recorder, { lock: false });
+    const fresh = Qcow2File.open(this.recorder, { lock: false, backing: options.backing ?? "refuse" });
     this.size = fresh.size;
+    this.#discardsNothing = options.backing !== undefined && fresh.header.version === 2;
     this.clusterSize = fresh.allocationSize;
     this.oracle = new Oracle(this.size);
     fresh.readAt(0, this.oracle.model);
@@ -179,6 +194,13 @@ export class Session {
     this.#disk.writeAt(offset, data);
   }
 
+  /** Writes tagged bytes, noisy ones among them, compressed: whole clusters. */
+  writeCompressed(offset: number, length: number): void {
+    const data = noisyBytes(++this.#writes, offset, length, this.random);
+    this.oracle.noteWrite(offset, data);
+    this.#disk.writeCompressedAt(offset, data);
+  }
+
   /** Writes zeroes. */
   writeZeroes(offset: number, length: number, unmap: boolean): void {
     this.oracle.noteZeroes(offset, length);
@@ -191,7 +213,7 @@ export class Session {
     const first = Math.ceil(offset / this.clusterSize) * this.clusterSize;
     // A last cluster that the disk cuts short is whole where its end is reached.
     const last = end === this.size ? end : Math.floor(end / this.clusterSize) * this.clusterSize;
-    this.oracle.noteZeroes(first, last - first);
+    if (!this.#discardsNothing) this.oracle.noteZeroes(first, last - first);
     this.#disk.discardAt(offset, length);
   }
 
@@ -319,7 +341,7 @@ export class Session {
   }
 
   #newExplorer(): Explorer {
-    const { name, random, limits, samples, maxFindings, further } = this.#options;
+    const { name, random, limits, samples, maxFindings, further, backing } = this.#options;
     return new Explorer(this.recorder, {
       name,
       random,
@@ -328,6 +350,7 @@ export class Session {
       maxFindings,
       oracle: this.oracle,
       ...(further === undefined ? {} : { further }),
+      ...(backing === undefined ? {} : { backing }),
     });
   }
 

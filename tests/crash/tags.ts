@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Random } from "../random.ts";
 import { SECTOR_SIZE } from "./flat_file.ts";
 
 /** The first word of each piece of a tag, as the machine stores it. */
@@ -37,6 +38,23 @@ export function taggedBytes(write: number, offset: number, length: number): Uint
   }
   const start = offset - first * SECTOR_SIZE;
   return new Uint8Array(words.buffer, start, length);
+}
+
+/**
+ * Tagged bytes of which a part is noise, so that compression saves some of them and not all.
+ *
+ * @param write Number of the write.
+ * @param offset Guest offset in bytes.
+ * @param length Length in bytes.
+ * @param random Where the noise comes from.
+ */
+export function noisyBytes(write: number, offset: number, length: number, random: Random): Uint8Array<ArrayBuffer> {
+  const bytes = taggedBytes(write, offset, length);
+  const noiseLength = random.pick([0, 100, 300, 400, 512]);
+  for (let start = 0; start < length; start += SECTOR_SIZE) {
+    bytes.set(random.bytes(Math.min(noiseLength, length - start)), start);
+  }
+  return bytes;
 }
 
 /** Bytes as a disk may hold them where nothing was ever written: no tables, no data, no zeroes. */
