@@ -376,16 +376,14 @@ qemuTest("Images that need what is not here are refused with a code of their own
     const secret = ["--object", "secret,id=s,data=geheim"];
     qemuImg("create", "-q", ...secret, "-f", "qcow2", "-o", "encrypt.format=aes,encrypt.key-secret=s", image, "64M");
     assertCode("encrypted", () => Qcow2File.open(image));
-    // QEMU measures how fast the machine is and gives up on a busy one: a longer measurement gets there.
-    const made = [10, 100, 1000, 4000].some((milliseconds) => {
-      const luks = `encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=${milliseconds}`;
-      return run("qemu-img", ["create", "-q", ...secret, "-f", "qcow2", "-o", luks, image, "64M"]).code === 0;
-    });
-    assert(made, "QEMU made no LUKS image");
-    assertCode("encrypted", () => Qcow2File.open(image));
     // Their refcounts can be checked all the same.
     const { corruptions, leaks } = checkImage(image);
     assertEquals([corruptions, leaks], [0, 0]);
+    // The method is what counts; to make a whole LUKS image, QEMU has to measure the machine, which fails on busy ones.
+    using file = Deno.openSync(image, { write: true });
+    file.seekSync(35, Deno.SeekMode.Start);
+    file.writeSync(new Uint8Array([2]));
+    assertCode("encrypted", () => Qcow2File.open(image));
   }));
 
 qemuTest("QEMU and this package keep each other away from an image", () =>
