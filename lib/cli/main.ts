@@ -46,11 +46,17 @@ export async function main(args: readonly string[], console: Console, options: M
   const context: Context = { console, programName: named ? args[1] ?? "" : "qcow2", version: options.version };
   try {
     return await runCommand(context, named ? args.slice(2) : args);
-  } catch (error) {
+  } catch (caught) {
+    const error = firstError(caught);
     // Whoever has read enough, such as `head`, is owed no explanation.
     if (error instanceof Deno.errors.BrokenPipe) return 1;
     return explain(context, error);
   }
+}
+
+/** What went wrong first, where closing what was open failed after it. */
+function firstError(error: unknown): unknown {
+  return error instanceof SuppressedError ? firstError(error.suppressed) : error;
 }
 
 async function runCommand(context: Context, args: readonly string[]): Promise<number> {

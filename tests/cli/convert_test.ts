@@ -234,3 +234,36 @@ Deno.test("convert refuses a target that somebody has open", async () => {
   assertEquals(Deno.readTextFileSync(target), "old");
   assertEquals(folder.names(), ["source", "target"]);
 });
+
+qemuTest(
+  "convert onto a full host says so in one line, and leaves the source and an older target as they were",
+  async () => {
+    using folder = new Folder();
+    const [source, mounted] = [folder.path("source.raw"), folder.path("small")];
+    Deno.mkdirSync(mounted);
+    const mount = new Deno.Command("mount", {
+      args: ["-t", "tmpfs", "-o", "size=4m", "tmpfs", mounted],
+      stderr: "null",
+    });
+    // Only the superuser can make a file system of its own.
+    if (!mount.outputSync().success) return;
+    try {
+      const content = new Uint8Array(8 << 20).fill(7);
+      Deno.writeFileSync(source, content);
+      const target = `${mounted}/target.qcow2`;
+      for (const before of [[], ["target.qcow2"]]) {
+        if (before.length > 0) Deno.writeTextFileSync(target, "older");
+        for (const format of ["qcow2", "raw"]) {
+          const { code, stdout, stderr } = await program("convert", "-f", "raw", "-O", format, source, target);
+          assertEquals([code, stdout, stderr.split("\n").length], [1, "", 2], stderr);
+          assertStringIncludes(stderr, "No space left on device");
+          assertEquals([...Deno.readDirSync(mounted)].map(({ name }) => name), before);
+        }
+        if (before.length > 0) assertEquals(Deno.readTextFileSync(target), "older");
+      }
+      assertEquals(Deno.readFileSync(source), content);
+    } finally {
+      new Deno.Command("umount", { args: [mounted] }).outputSync();
+    }
+  },
+);
