@@ -267,7 +267,7 @@ class Copy {
 function isAllZero(bytes: Uint8Array, start: number, end: number): boolean {
   for (let from = start; from < end; from += zeroes.length) {
     const to = Math.min(end, from + zeroes.length);
-    if (zeroes.compare(bytes, from, to, 0, to - from) !== 0) return false;
+    if (Buffer.compare(bytes.subarray(from, to), zeroes.subarray(0, to - from)) !== 0) return false;
   }
   return true;
 }
