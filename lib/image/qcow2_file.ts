@@ -856,7 +856,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   createSnapshot(name: string, options: SnapshotOptions = {}): Snapshot {
     this.#assertWritable();
-    assertPlainClusters(this.header, "Taking snapshots");
     return createSnapshot(this.#metadata, name, options.date ?? new Date());
   }
 
@@ -885,7 +884,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   applySnapshot(idOrName: string): void {
     this.#assertWritable();
-    assertPlainClusters(this.header, "Applying snapshots");
     // The disk may become another one anywhere.
     this.#bitmaps.record(0, this.size);
     applySnapshot(this.#metadata, idOrName);
@@ -914,7 +912,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   deleteSnapshot(idOrName: string): void {
     this.#assertWritable();
-    assertPlainClusters(this.header, "Deleting snapshots");
     const { snapshots } = this;
     const gone = snapshots[findSnapshot(snapshots, idOrName)];
     deleteSnapshot(this.#metadata, idOrName);

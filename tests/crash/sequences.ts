@@ -72,6 +72,10 @@ const LAYOUTS: readonly { readonly name: string; readonly layout: ImageOptions }
   { name: "4 KiB clusters in version 2", layout: { size: 256 * KIB, clusterSize: 4096, version: 2 } },
   { name: "64 KiB clusters", layout: { size: MIB - 512, poisonLength: 300 * KIB } },
   { name: "64 KiB clusters and 32-bit refcounts", layout: { size: MIB, refcountBits: 32 } },
+  {
+    name: "subclusters of 512 bytes",
+    layout: { size: MIB + 512, clusterSize: 16 * KIB, extendedL2: true, poisonLength: 200 * KIB },
+  },
 ];
 
 /** Calls back for pieces of a range until the session is over. */
@@ -323,6 +327,7 @@ const OVERLAYS: readonly Sequence[] = [
   { size: 200 * KIB, clusterSize: 4096, poisonLength: 90 * KIB },
   { size: 200 * KIB, clusterSize: 4096, version: 2 as const },
   { size: MIB, clusterSize: 65536, poisonLength: 200 * KIB },
+  { size: MIB, clusterSize: 16 * KIB, extendedL2: true, poisonLength: 200 * KIB },
 ].flatMap((layout, index) => {
   const length = Math.floor(layout.size * 0.7 / 512) * 512;
   const file = new ScratchFile(new FlatBytes(taggedBytes(BACKING_WRITE, 0, length)));
@@ -345,15 +350,17 @@ export const SCRIPTED: readonly Sequence[] = [...COMMON, ...SPECIAL, ...OVERLAYS
  * @param random Where it comes from.
  */
 export function randomSequence(name: string, random: Random): Sequence {
-  const clusterSize = random.pick([512, 512, 512, 1024, 4096, 4096, 65536]);
+  const clusterSize = random.pick([512, 512, 512, 1024, 4096, 4096, 16 * KIB, 65536]);
   const version = random.oneIn(6) ? 2 : 3;
+  const extendedL2 = version === 3 && clusterSize >= 16 * KIB && random.oneIn(2);
   const tables = clusterSize === 512 ? random.between(1, 8) : 1;
-  const largest = clusterSize === 65536 ? MIB : Math.min(512 * KIB, tables * clusterSize * clusterSize / 8);
+  const largest = clusterSize >= 16 * KIB ? MIB : Math.min(512 * KIB, tables * clusterSize * clusterSize / 8);
   const size = Math.max(8 * clusterSize, random.between(1, largest / 512) * 512);
   const layout: ImageOptions = {
     size,
     version,
     clusterSize,
+    extendedL2,
     refcountBits: version === 2 ? 16 : 2 ** random.below(7),
     poisonLength: random.oneIn(3) ? 0 : random.below(4 * size),
     filled: random.oneIn(2) ? [] : [[0, random.between(1, size / 512) * 512]],

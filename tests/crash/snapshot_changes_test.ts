@@ -18,6 +18,7 @@ const CASES: readonly (LayoutOptions & { readonly name: string })[] = [
   { name: "512-byte clusters and 64-bit refcounts", size: 96 * KIB, clusterSize: 512, refcountBits: 64 },
   { name: "512-byte clusters in version 2", size: 96 * KIB, clusterSize: 512, version: 2 },
   { name: "4 KiB clusters", size: 200 * KIB, clusterSize: 4 * KIB },
+  { name: "subclusters", size: 400 * KIB, clusterSize: 16 * KIB, extendedL2: true },
 ];
 
 function worldOf(disk: Qcow2File): World {

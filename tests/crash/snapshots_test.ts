@@ -29,6 +29,10 @@ const LAYOUTS: readonly { readonly name: string; readonly layout: ImageOptions }
     layout: { size: 256 * KIB, clusterSize: 4096, version: 2, filled: [[0, 99999]] },
   },
   { name: "64 KiB clusters", layout: { size: MIB, refcountBits: 64, filled: [[0, 500 * KIB]] } },
+  {
+    name: "subclusters of 512 bytes",
+    layout: { size: MIB, clusterSize: 16 * KIB, extendedL2: true, filled: [[0, 500 * KIB], [700 * KIB, 999]] },
+  },
 ];
 
 /** An image with two snapshots, of QEMU's making. */

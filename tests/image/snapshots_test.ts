@@ -8,6 +8,8 @@ const CASES: readonly (LayoutOptions & { readonly name: string; readonly maxSnap
   { name: "512-byte clusters, 2-bit refcounts", size: 300 * KIB, clusterSize: 512, refcountBits: 2, maxSnapshots: 2 },
   { name: "4 KiB clusters in version 2", size: 3 * MIB + 512, clusterSize: 4 * KIB, version: 2, maxSnapshots: 4 },
   { name: "64 KiB clusters", size: 5 * MIB, maxSnapshots: 4 },
+  { name: "subclusters of 512 bytes", size: 2 * MIB + 512, clusterSize: 16 * KIB, extendedL2: true, maxSnapshots: 4 },
+  { name: "subclusters of 2 KiB, 2-bit refcounts", size: 5 * MIB, extendedL2: true, refcountBits: 2, maxSnapshots: 2 },
 ];
 
 function assertSound(file: BlockFile): void {

@@ -1,6 +1,19 @@
 import { assertEquals } from "@std/assert";
 import { checkImage, Qcow2File } from "../../mod.ts";
-import { assertQemuClean, filled, KIB, MIB, qemuImg, qemuIo, readBytes, withFolder } from "../images.ts";
+import { FsBlockFile } from "../../lib/storage/mod.ts";
+import {
+  assertQemuClean,
+  filled,
+  getUint64,
+  KIB,
+  MIB,
+  qemuCheck,
+  qemuImg,
+  qemuIo,
+  readBytes,
+  setUint64,
+  withFolder,
+} from "../images.ts";
 import { qemuTest } from "../qemu.ts";
 import { Random } from "../random.ts";
 
@@ -16,6 +29,8 @@ const CASES: readonly Case[] = [
   { name: "4 KiB clusters in version 2", options: "cluster_size=4096,compat=0.10", size: 3 * MIB },
   { name: "64 KiB clusters and 64-bit refcounts", options: "refcount_bits=64", size: 8 * MIB },
   { name: "4 KiB clusters over a backing file", options: "cluster_size=4096", size: 3 * MIB, backed: true },
+  { name: "subclusters of 512 bytes", options: "cluster_size=16k,extended_l2=on", size: 3 * MIB },
+  { name: "subclusters over a backing file", options: "extended_l2=on", size: 5 * MIB, backed: true },
 ];
 
 /** A disk's content, and how it was when each snapshot was taken. */
@@ -119,44 +134,102 @@ for (const { name, options, size, backed = false } of CASES) {
     }));
 }
 
+for (const options of ["cluster_size=512", "cluster_size=16k,extended_l2=on"]) {
+  qemuTest(
+    `A disk takes the size back that it had, whoever takes the snapshot and applies it, with ${options}`,
+    () =>
+      withFolder((folder) => {
+        for (const ours of [true, false]) {
+          const image = `${folder}/disk.qcow2`;
+          const take = (name: string): void => {
+            if (!ours) return void qemuImg("snapshot", "-c", name, image);
+            using disk = Qcow2File.open(image, { write: true });
+            disk.createSnapshot(name);
+          };
+          const apply = (name: string): void => {
+            if (ours) return void qemuImg("snapshot", "-a", name, image);
+            using disk = Qcow2File.open(image, { write: true });
+            disk.applySnapshot(name);
+          };
+          const sizeOf = (): number => {
+            using disk = Qcow2File.open(image);
+            return disk.size;
+          };
+          qemuImg("create", "-q", "-f", "qcow2", "-o", options, image, "100k");
+          qemuIo(image, ["write -P 1 0 100k"]);
+          take("small");
+          // An L1 table with one entry of 16 KiB clusters and subclusters maps 16 MiB.
+          qemuImg("resize", "-q", image, "40M");
+          qemuIo(image, ["write -P 2 50k 900k", "write -P 3 39M 1M"]);
+          take("large");
+          qemuImg("resize", "-q", "--shrink", image, "200k");
+          for (const [name, size] of [["small", 100 * KIB], ["large", 40 * MIB], ["small", 100 * KIB]] as const) {
+            apply(name);
+            assertEquals(sizeOf(), size);
+            assertQemuClean(image);
+            const large = ["read -P 1 0 50k", "read -P 2 50k 900k", "read -P 0 950k 38M", "read -P 3 39M 1M"];
+            qemuIo(image, name === "small" ? ["read -P 1 0 100k"] : large);
+            using disk = Qcow2File.open(image);
+            assertEquals(readBytes(disk, 0, 50 * KIB), filled(50 * KIB, 1));
+            assertEquals(readBytes(disk.openSnapshot("large"), 39 * MIB, MIB), filled(MIB, 3));
+          }
+        }
+      }),
+  );
+}
+
 qemuTest(
-  "A disk takes the size back that it had, whoever takes the snapshot and whoever applies it",
+  "Subclusters and snapshots survive a check that finds refcounts and flags wrong",
   () =>
     withFolder((folder) => {
-      for (const ours of [true, false]) {
-        const image = `${folder}/disk.qcow2`;
-        const take = (name: string): void => {
-          if (!ours) return void qemuImg("snapshot", "-c", name, image);
-          using disk = Qcow2File.open(image, { write: true });
-          disk.createSnapshot(name);
-        };
-        const apply = (name: string): void => {
-          if (ours) return void qemuImg("snapshot", "-a", name, image);
-          using disk = Qcow2File.open(image, { write: true });
-          disk.applySnapshot(name);
-        };
-        const sizeOf = (): number => {
-          using disk = Qcow2File.open(image);
-          return disk.size;
-        };
-        qemuImg("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", image, "100k");
-        qemuIo(image, ["write -P 1 0 100k"]);
-        take("small");
-        qemuImg("resize", "-q", image, "1M");
-        qemuIo(image, ["write -P 2 50k 900k"]);
-        take("large");
-        qemuImg("resize", "-q", "--shrink", image, "200k");
-        for (const [name, size] of [["small", 100 * KIB], ["large", MIB], ["small", 100 * KIB]] as const) {
-          apply(name);
-          assertEquals(sizeOf(), size);
-          assertQemuClean(image);
-          qemuIo(image, name === "small" ? ["read -P 1 0 100k"] : ["read -P 1 0 50k", "read -P 2 50k 900k"]);
-          using disk = Qcow2File.open(image);
-          assertEquals(readBytes(disk, 0, 50 * KIB), filled(50 * KIB, 1));
+      const image = `${folder}/disk.qcow2`;
+      const broken = `${folder}/broken.qcow2`;
+      qemuImg("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", image, "4M");
+      qemuIo(image, ["write -P 1 0 1M", "write -P 2 3M 3k", "write -z 4k 4k", "write -c -P 3 2M 64k"]);
+      qemuImg("snapshot", "-c", "kept", image);
+      qemuIo(image, ["write -P 4 10k 3k", "write -P 4 2050k 1k"]);
+      const contents = (path: string): Uint8Array[] => {
+        using disk = Qcow2File.open(path);
+        return [disk, disk.openSnapshot("kept")].map((side) => readBytes(side, 0, side.size));
+      };
+      const before = contents(image);
+      const breakages: readonly (readonly [what: string, (file: FsBlockFile) => void])[] = [
+        // Of a table that is the disk's own: its first entry, and one that the snapshot shares.
+        ["flags", (file) => {
+          const [table] = tablesOf(image);
+          for (const index of [0, 2]) {
+            setUint64(file, table + index * 16, getUint64(file, table + index * 16) ^ (1n << 63n));
+          }
+        }],
+        ["refcounts", (file) => file.writeAt(0x20000, filled(64, 0))],
+        ["leaks", (file) => {
+          file.truncate(1010 * 64 * KIB);
+          file.writeAt(0x20000 + 2000, filled(20, 1));
+        }],
+      ];
+      for (const [what, damage] of breakages) {
+        Deno.copyFileSync(image, broken);
+        {
+          using file = FsBlockFile.open(broken, { writable: true });
+          damage(file);
         }
+        const theirs = qemuCheck(broken);
+        const { corruptions, leaks } = checkImage(broken);
+        assertEquals([corruptions, leaks], [theirs.corruptions, theirs.leaks], what);
+        assertEquals(corruptions + leaks > 0, true, what);
+        checkImage(broken, { repair: "all" });
+        assertQemuClean(broken);
+        assertEquals(contents(broken), before, what);
       }
     }),
 );
+
+/** Where the active L2 tables stand. */
+function tablesOf(path: string): [number, ...number[]] {
+  using disk = Qcow2File.open(path);
+  const [first = 0, ...others] = disk.l1Table.map(({ hostOffset }) => hostOffset);
+  return [first, ...others];
+}
 
 qemuTest("What QEMU lists is what was made here", () =>
   withFolder((folder) => {
