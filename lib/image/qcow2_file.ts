@@ -1201,7 +1201,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   #flushForGood(): void {
     try {
       // In an image that was found damaged they stay marked as in use: nothing more is built upon its tables.
-      if (!this.#metadata.markedCorrupt) this.#bitmaps.save();
+      if (!this.#metadata.markedCorrupt) {
+        // A snapshot or a repair may have moved tables since the last write.
+        this.#metadata.prepareForWriting();
+        this.#bitmaps.save();
+      }
     } finally {
       this.#metadata.flushForGood();
     }

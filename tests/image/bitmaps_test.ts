@@ -345,3 +345,18 @@ Deno.test("Broken bitmaps end in errors of this package, and in nothing else", (
     }
   }
 });
+
+Deno.test("Closing an image saves its bitmaps where tables stood that a snapshot or a repair has given up", () => {
+  const file = emptyImage({ size: MIB, clusterSize: 512 });
+  const disk = Qcow2File.open(file, { write: true });
+  disk.addBitmap("auto", { granularity: 512 });
+  for (const name of ["first", "second", "third"]) {
+    disk.writeAt(0, filled(MIB, 1));
+    disk.createSnapshot(name);
+  }
+  disk.close();
+  using again = Qcow2File.open(copyOf(file));
+  assertEquals(again.header.incompatibleFeatures, 0n);
+  assertEquals(again.bitmaps.map(({ inconsistent }) => inconsistent), [false]);
+  assertEquals([...again.dirtyExtents("auto")], [{ offset: 0, length: MIB }]);
+});
