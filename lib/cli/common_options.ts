@@ -30,7 +30,7 @@ export function refuseImageDescriptions(args: Arguments): void {
 }
 
 /**
- * Checks a cache mode. All of them are taken, and none of them changes anything: the host's cache is always used.
+ * Checks a cache mode. All of them are taken. The host's cache is always used; what they may decide is whether it is flushed.
  *
  * @param mode What was given, if anything.
  * @param what What it is the mode of, for the message.

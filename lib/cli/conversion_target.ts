@@ -60,13 +60,19 @@ export class ConversionTarget implements Disposable {
     }
   }
 
+  /** Whether the image takes the place of a file in the end. */
+  get replacesFile(): boolean {
+    return this.#replaces !== undefined;
+  }
+
   /** Says that the image exists now, at least in part. */
   markCreated(): void {
     this.#mayRemain = this.createNew || this.#replaces !== undefined;
   }
 
   /**
-   * Puts the complete image, which must be closed, in its place.
+   * Puts the complete image, which must be closed, in its place. Where it replaces a file it should be durable: otherwise a power
+   * cut may leave neither of the two.
    *
    * @throws {Error} Where the host refuses; what was there before is there still.
    */

@@ -6,6 +6,7 @@
 
 import type { Disk } from "../disk.ts";
 import type { ImageType } from "../image/detect.ts";
+import type { Durability } from "../image/options.ts";
 import type { Qcow2File } from "../image/qcow2_file.ts";
 import { convert as convertDisk } from "../operations/convert.ts";
 import { ConcatenatedDisk } from "./concatenated_disk.ts";
@@ -99,9 +100,13 @@ async function intoNew(
   using target = withPrefix(prefix, () => ConversionTarget.prepare(path, sourcePaths));
   const { createNew } = target;
   using disk = withPrefix(prefix, () => {
-    return createImage({ path: target.path, shownPath: path, format, size, options, createNew, backing }, () => {
-      target.markCreated();
-    });
+    const durability = durabilityOf(request, target.replacesFile);
+    return createImage(
+      { path: target.path, shownPath: path, format, size, options, createNew, backing, durability },
+      () => {
+        target.markCreated();
+      },
+    );
   });
   const targetIsZero = backing === undefined;
   await copy(context, request, source, disk, { targetIsZero, skipBacking: !targetIsZero, interruption });
@@ -111,6 +116,15 @@ async function intoNew(
   } catch (error) {
     throw new CliError(`${prefix}${explainIoError(error)}`);
   }
+}
+
+/**
+ * When a new target is made durable. As `qemu-img` does it, that is left to the host unless a cache mode asks for it. A file that the
+ * target replaces was durable, so the target is before it takes its place.
+ */
+function durabilityOf({ targetCache }: ConvertRequest, replacesFile: boolean): Durability {
+  if (targetCache === undefined) return replacesFile ? "none" : "unsafe";
+  return targetCache === "unsafe" ? "unsafe" : "none";
 }
 
 async function intoExisting(

@@ -73,6 +73,8 @@ export interface ConvertRequest {
   readonly compress: boolean;
   /** Whether sources are opened without a lock. */
   readonly forceShare: boolean;
+  /** The cache mode of the target, where one was given. */
+  readonly targetCache: string | undefined;
 }
 
 /** What stood on the command line of `convert`: something to convert, or a wish for help. */
@@ -124,6 +126,7 @@ export function parseConvertArguments(args: readonly string[]): ParsedConvert {
     backingFormat: parsed.last("backing-format"),
     compress: parsed.has("compress"),
     forceShare: parsed.has("force-share"),
+    targetCache: parsed.last("target-cache"),
   };
 }
 

@@ -106,7 +106,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-p", "show progress"],
       QUIET,
       ["-U, --force-share", "take no lock on the sources"],
-      ["-t, -T, -m, -W, -C", "accepted as qemu-img does, without effect"],
+      ["-t CACHE", "unless unsafe: make the target durable before the end; what replaces a file always is"],
+      ["-T, -m, -W, -C", "accepted as qemu-img does, without effect"],
     ],
     examples: [
       "convert -O qcow2 disk.raw disk.qcow2",

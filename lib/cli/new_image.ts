@@ -8,7 +8,7 @@ import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { backingReferenceOf } from "../image/backing.ts";
 import type { ImageType } from "../image/detect.ts";
-import type { CreateOptions } from "../image/options.ts";
+import type { CreateOptions, Durability } from "../image/options.ts";
 import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
@@ -80,6 +80,8 @@ export interface NewImage {
   readonly createNew: boolean;
   /** The disk that the image's backing file holds, where it is used; it is closed with the image. */
   readonly backing?: Disk | undefined;
+  /** When the image is made durable; when it is closed without it. */
+  readonly durability?: Durability;
 }
 
 /**
@@ -87,11 +89,11 @@ export interface NewImage {
  *
  * @param image What to make.
  * @param onTouch Called once there may be a file, be the image complete or not.
- * @returns The image, open for writing; it is durable once it is closed.
+ * @returns The image, open for writing.
  * @throws {CliError} Where that is not possible.
  */
 export function createImage(image: NewImage, onTouch: () => void = () => {}): Disk {
-  const { path, shownPath, format, createNew } = image;
+  const { path, shownPath, format, createNew, durability = "none" } = image;
   // Where an image is made without its backing file being opened, nobody reads from it either.
   const backing = image.backing ?? RawFile.open(new MemoryBlockFile());
   const layout = format === "qcow2" ? qcow2Options(image.options) : undefined;
@@ -102,8 +104,8 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   const size = Number(image.size);
   try {
     const disk = layout === undefined
-      ? RawFile.create(path, { size, createNew, preallocation: preallocationOf(image.options) })
-      : Qcow2File.create(path, { ...layout, size, createNew, durability: "none", backing: () => backing });
+      ? RawFile.create(path, { size, createNew, durability, preallocation: preallocationOf(image.options) })
+      : Qcow2File.create(path, { ...layout, size, createNew, durability, backing: () => backing });
     onTouch();
     return disk;
   } catch (error) {

@@ -17,7 +17,8 @@ export type { Durability };
 export interface ImageOptions {
   /**
    * How much `flush()` promises. `full` makes everything durable, in the order that a crash cannot hurt. `none` leaves that
-   * to the host until the image is closed: faster, for an image that is worth nothing before it is complete.
+   * to the host until the image is closed: faster, for an image that is worth nothing before it is complete. `unsafe` leaves it to
+   * the host even then, for an image that could be made again: a power cut soon after may leave anything in its place.
    *
    * @default {"full"}
    */

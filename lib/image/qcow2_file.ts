@@ -229,9 +229,10 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       file.writeAt(header.refcountTableOffset, layout.refcountTable);
       file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
       // The header comes last, when everything that it points to is durable: until it is there, the file is no image.
-      if (options.durability !== "none") file.sync();
+      const { durability = "full" } = options;
+      if (durability === "full") file.sync();
       file.writeAt(0, layout.headerCluster);
-      if (options.durability !== "none") file.sync();
+      if (durability === "full") file.sync();
       const image = new Qcow2File(file, { ...options, write: true }, { backing, dataFile: dataFile?.file });
       image.#preallocate(options.preallocation ?? "off");
       // A raw data file holds the whole disk from the start, so everything in it is mapped.

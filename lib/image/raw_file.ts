@@ -6,6 +6,7 @@
 
 import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
+import type { Durability } from "../metadata/ordered_file.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { checkRange } from "./cursor.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
@@ -26,10 +27,17 @@ export interface RawOpenOptions {
    * @default {true}
    */
   readonly lock?: boolean;
+  /**
+   * How much `flush()` promises: `full` makes everything durable, `none` leaves that to the host until the image is closed,
+   * `unsafe` for good.
+   *
+   * @default {"full"}
+   */
+  readonly durability?: Durability;
 }
 
 /** How {@linkcode RawFile.create} makes an image. */
-export interface RawCreateOptions {
+export interface RawCreateOptions extends Omit<RawOpenOptions, "write"> {
   /** Virtual size in bytes, rounded up to a multiple of 512. */
   readonly size: number;
   /**
@@ -44,12 +52,6 @@ export interface RawCreateOptions {
    * @default {false}
    */
   readonly createNew?: boolean;
-  /**
-   * Whether to lock the file.
-   *
-   * @default {true}
-   */
-  readonly lock?: boolean;
 }
 
 const SECTOR_SIZE = 512;
@@ -79,11 +81,13 @@ export class RawFile implements Disk {
   /** A block of the host's file system: 4096 bytes. */
   readonly allocationSize: number = BLOCK_SIZE;
   readonly #file: BlockFile;
+  readonly #durability: Durability;
   #size: number;
   #closed = false;
 
-  private constructor(file: BlockFile) {
+  private constructor(file: BlockFile, durability: Durability = "full") {
     this.#file = file;
+    this.#durability = durability;
     this.#size = Math.ceil(file.size / SECTOR_SIZE) * SECTOR_SIZE;
   }
 
@@ -109,7 +113,8 @@ export class RawFile implements Disk {
    * ```
    */
   static open(source: FileSource, options: RawOpenOptions = {}): RawFile {
-    return new RawFile(acquireFile(source, { write: options.write ?? false, lock: options.lock ?? true }));
+    const { write = false, lock = true } = options;
+    return new RawFile(acquireFile(source, { write, lock }), options.durability);
   }
 
   /**
@@ -145,7 +150,7 @@ export class RawFile implements Disk {
       else file.truncate(length);
       // As QEMU does: with its first block allocated, a file answers questions about its alignment like any other.
       if (size > 0 && preallocation !== "full") file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
-      return new RawFile(file);
+      return new RawFile(file, options.durability);
     } catch (error) {
       file.close();
       throw error;
@@ -283,15 +288,15 @@ export class RawFile implements Disk {
    * @throws {Qcow2Error} With code `io` where the host fails.
    */
   flush(): void {
-    if (this.#file.writable) this.#file.sync();
+    if (this.#file.writable && this.#durability === "full") this.#file.sync();
   }
 
-  /** Flushes and closes the file. Closing twice is fine. */
+  /** Makes everything durable, unless durability is `unsafe`, and closes the file. Closing twice is fine. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     try {
-      this.flush();
+      if (this.#file.writable && this.#durability !== "unsafe") this.#file.sync();
     } finally {
       this.#file.close();
     }

@@ -407,7 +407,7 @@ export class ImageMetadata {
     }
   }
 
-  /** Flushes whatever the durability is: for closing. */
+  /** Flushes and syncs, unless the durability is `unsafe`: for closing. */
   flushForGood(): void {
     this.flush();
     if (this.hasDataFile) this.guestFile.syncForGood();

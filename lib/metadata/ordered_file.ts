@@ -7,8 +7,10 @@
 import { fromHostError, Qcow2Error } from "../errors.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 
-/** How much a flush promises: `full` syncs where the flush order demands it, `none` only when the image is closed. */
-export type Durability = "full" | "none";
+/**
+ * How much a flush promises: `full` syncs where the flush order demands it, `none` only when the image is closed, `unsafe` never.
+ */
+export type Durability = "full" | "none" | "unsafe";
 
 /** A {@linkcode BlockFile} that counts what is not yet on stable storage. */
 export class OrderedFile {
@@ -119,10 +121,10 @@ export class OrderedFile {
     else if (this.#failure !== undefined) throw this.#refusal(this.#failure);
   }
 
-  /** Like {@linkcode OrderedFile.sync}, whatever the durability is: for closing. */
+  /** Like {@linkcode OrderedFile.sync}, unless the durability is `unsafe`: for closing. */
   syncForGood(): void {
     if (this.#failure !== undefined) throw this.#refusal(this.#failure);
-    if (!this.#unsynced) return;
+    if (!this.#unsynced || this.#durability === "unsafe") return;
     try {
       this.file.sync();
     } catch (error) {

@@ -217,6 +217,41 @@ Deno.test("convert replaces a target in the end, keeps its mode and follows link
   assertEquals(folder.names(), ["link", "source", "target"]);
 });
 
+Deno.test("convert makes a target durable where a cache mode asks for it, or where a file is replaced", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source"), folder.path("target")];
+  makeRaw(source, 1 << 20);
+  const { syncDataSync } = Deno.FsFile.prototype;
+  let syncs = 0;
+  Deno.FsFile.prototype.syncDataSync = function (): void {
+    syncs++;
+    syncDataSync.call(this);
+  };
+  try {
+    for (const format of ["raw", "qcow2"]) {
+      for (
+        const [mode, exists, isDurable] of [
+          [[], false, false],
+          [["-t", "unsafe"], false, false],
+          [["-t", "writeback"], false, true],
+          [["-t", "none"], false, true],
+          [[], true, true],
+          [["-t", "writethrough"], true, true],
+          [["-t", "unsafe"], true, false],
+        ] as const
+      ) {
+        if (exists) Deno.writeTextFileSync(target, "old");
+        syncs = 0;
+        assertEquals((await program("convert", "-O", format, ...mode, source, target)).code, 0);
+        assertEquals(syncs > 0, isDurable, `${format} ${mode.join(" ")} ${exists}`);
+        Deno.removeSync(target);
+      }
+    }
+  } finally {
+    Deno.FsFile.prototype.syncDataSync = syncDataSync;
+  }
+});
+
 Deno.test("convert refuses a target that somebody has open", async () => {
   using folder = new Folder();
   const [source, target] = [folder.path("source"), folder.path("target")];

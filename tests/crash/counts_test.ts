@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { checkImage, Qcow2File } from "../../mod.ts";
+import { checkImage, Qcow2File, RawFile } from "../../mod.ts";
+import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { KIB, MIB, readBytes } from "../images.ts";
 import { ScratchFile } from "./flat_file.ts";
 import { Recorder } from "./recorder.ts";
@@ -151,6 +152,33 @@ Deno.test("Without durability nothing is synced before the close, and the close 
   const durable = Qcow2File.open(new ScratchFile(recorder.durable), { lock: false });
   for (let offset = 120 * KIB; offset < MIB; offset += 40 * KIB) {
     assertEquals(readBytes(durable, offset, 5 * KIB), taggedBytes(1, offset, 5 * KIB));
+  }
+});
+
+Deno.test("An unsafe durability never syncs, and what was written is there while the host lives", () => {
+  const recorder = new Recorder(preparedImage({ size: MIB, clusterSize: 512 }));
+  const disk = Qcow2File.open(recorder, { write: true, lock: false, durability: "unsafe", cacheSize: 1 });
+  for (let offset = 0; offset < MIB; offset += 40 * KIB) {
+    disk.writeAt(offset, taggedBytes(1, offset, 5 * KIB));
+    disk.flush();
+  }
+  disk.close();
+  assertEquals(recorder.counts.sync, 0);
+  const { corruptions, leaks } = checkImage(MemoryBlockFile.from(recorder.content()), { lock: false });
+  assertEquals([corruptions, leaks], [0, 0]);
+});
+
+Deno.test("A raw disk is synced by each flush, by its close alone, or never, as its durability says", () => {
+  for (const [durability, syncs] of [["full", 3], ["none", 1], ["unsafe", 0]] as const) {
+    const recorder = new Recorder(preparedImage({ size: MIB }));
+    const disk = RawFile.open(recorder, { write: true, lock: false, durability });
+    for (let turn = 0; turn < 2; turn++) {
+      disk.writeAt(0, taggedBytes(turn, 0, 512));
+      disk.flush();
+    }
+    disk.writeAt(0, taggedBytes(2, 0, 512));
+    disk.close();
+    assertEquals(recorder.counts.sync, syncs, durability);
   }
 });
 
