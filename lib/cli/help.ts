@@ -106,7 +106,7 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-p", "show progress"],
       QUIET,
       ["-U, --force-share", "take no lock on the sources"],
-      ["-t CACHE", "unless unsafe: make the target durable before the end; what replaces a file always is"],
+      ["-t CACHE", "durable at the end, unless unsafe; what replaces a file always is"],
       ["-T, -m, -W, -C", "accepted as qemu-img does, without effect"],
     ],
     examples: [
