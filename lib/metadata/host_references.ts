@@ -179,6 +179,7 @@ class OwnerWalk {
   countSnapshots(): void {
     const { file, header } = this.#metadata;
     if (header.snapshotCount === 0) return;
+    if (hasDataFile(header)) this.#report(`ERROR ${header.snapshotCount} snapshots in image with data file`, 60);
     const table = this.#attempt(() => readSnapshotTable(file.file, header));
     if (table === undefined) return;
     const { snapshots, length } = table;
