@@ -6,7 +6,8 @@
 
 import { Qcow2Error } from "../errors.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
-import { extensionText } from "../format/header.ts";
+import { AUTOCLEAR } from "../format/feature_bits.ts";
+import { extensionText, hasDataFile } from "../format/header.ts";
 import type { AmendOptions } from "../image/amend.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
@@ -89,7 +90,12 @@ async function amendNamed(
   { path }: NamedImage,
   list: string,
 ): Promise<void> {
-  const image = opening(name, path, true, () => Qcow2File.open(path, { write: true, backing: "allow" }));
+  const image = opening(
+    name,
+    path,
+    true,
+    () => Qcow2File.open(path, { write: true, backing: "allow", dataFile: "allow" }),
+  );
   const quiet = parsed.has("quiet");
   const progress = showProgress(context.console, 1, { wanted: parsed.has("progress"), quiet });
   let done = false;
@@ -121,10 +127,12 @@ function amendOptions(list: string, { header }: Qcow2File): AmendOptions {
   const compat = text("compat");
   const version = compat !== undefined && Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;
   if (compat !== undefined && version === undefined) throw new CliError(`Unknown compatibility level ${compat}`);
-  if (given.has("data_file")) {
+  const dataFile = text("data_file");
+  if (dataFile !== undefined && !hasDataFile(header)) {
     throw new CliError("data-file can only be set for images that use an external data file");
   }
-  if (given.has("data_file_raw") && options.isOn("data_file_raw")) {
+  const dataFileRaw = given.has("data_file_raw") ? options.isOn("data_file_raw") : undefined;
+  if (dataFileRaw === true && (header.autoclearFeatures & AUTOCLEAR.rawDataFile) === 0n) {
     throw new CliError("data-file-raw cannot be set on existing images");
   }
   const refcountBits = given.has("refcount_bits") ? Number(options.number("refcount_bits")) : undefined;
@@ -145,6 +153,8 @@ function amendOptions(list: string, { header }: Qcow2File): AmendOptions {
     ...(refcountBits === undefined ? {} : { refcountBits }),
     ...(given.has("lazy_refcounts") ? { lazyRefcounts: options.isOn("lazy_refcounts") } : {}),
     ...(size === undefined ? {} : { size }),
+    ...(dataFile === undefined ? {} : { dataFile }),
+    ...(dataFileRaw === undefined ? {} : { dataFileRaw }),
   };
 }
 

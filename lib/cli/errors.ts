@@ -52,6 +52,9 @@ export function explainOpenError(error: unknown, path: string, write: boolean): 
   if (error instanceof CliError) return error.message;
   if (path === "") return "The 'file' block driver requires a file name";
   if (error instanceof Qcow2Error) {
+    if (error.message.startsWith("Cannot open data file ")) {
+      return explainOpenError(error.cause, String(error.found), write);
+    }
     if (error.code === "locked") return lockMessage(path, write ? '"write"' : 'shared "write"');
     if (error.code === "not-qcow2") return "Image is not in qcow2 format";
     if (error.code === "unsupported-version") return `Unsupported qcow2 version ${error.found}`;

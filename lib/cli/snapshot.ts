@@ -4,6 +4,7 @@
  * @module
  */
 
+import { hasDataFile } from "../format/header.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { imageInfo } from "../operations/info.ts";
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
@@ -11,7 +12,7 @@ import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { type NamedImage, opening, resolveImage } from "./image_files.ts";
+import { opening, resolveImage } from "./image_files.ts";
 import { formatSnapshotTable } from "./snapshot_format.ts";
 
 const ACTIONS = ["apply", "create", "delete"] as const;
@@ -70,8 +71,13 @@ function change(file: string, parsed: Arguments, action: Action, name: string): 
     throw new CliError(`Could not open '${file}': force-share=on can only be used with read-only images`);
   }
   const image = resolveImage(file, undefined);
-  if (image.format === "raw") throw new CliError(rawMessage(file, image, action, name));
-  using disk = opening(file, image.path, true, () => Qcow2File.open(image.path, { write: true, backing: "allow" }));
+  if (image.format === "raw") {
+    opening(file, image.path, false, () => imageInfo(image.path, image));
+    throw notSupported(action, name, "Block driver does not support snapshots");
+  }
+  const options = { write: true, backing: "allow", dataFile: "allow" } as const;
+  using disk = opening(file, image.path, true, () => Qcow2File.open(image.path, options));
+  if (hasDataFile(disk.header)) throw notSupported(action, name, "Failed to load snapshot: Operation not supported");
   const isKnown = disk.snapshots.some((entry) => entry.name === name || (action === "apply" && entry.id === name));
   if (action === "apply" && !isKnown) throw failed(action, name, "Failed to load snapshot: No such file or directory");
   if (action === "delete" && !isKnown) throw failed(action, name, "snapshot not found");
@@ -86,11 +92,10 @@ function change(file: string, parsed: Arguments, action: Action, name: string): 
   }
 }
 
-function rawMessage(file: string, image: NamedImage, action: Action, name: string): string {
-  opening(file, image.path, false, () => imageInfo(image.path, image));
-  if (action === "create") return failed(action, name, "-95 (Operation not supported)").message;
-  return failed(action, name, action === "apply" ? "Block driver does not support snapshots" : "snapshot not found")
-    .message;
+/** What is said of an image that can have no snapshots. */
+function notSupported(action: Action, name: string, reason: string): CliError {
+  if (action === "create") return failed(action, name, "-95 (Operation not supported)");
+  return failed(action, name, action === "apply" ? reason : "snapshot not found");
 }
 
 function failed(action: Action, name: string, reason: string): CliError {

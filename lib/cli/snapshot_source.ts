@@ -35,7 +35,8 @@ export function openSnapshotImage(name: string, options: SnapshotImageOptions): 
         "snapshots",
     );
   }
-  return opening(name, path, false, () => Qcow2File.open(path, { lock: options.lock, backing: "allow" }));
+  const { lock } = options;
+  return opening(name, path, false, () => Qcow2File.open(path, { lock, backing: "allow", dataFile: "allow" }));
 }
 
 /**

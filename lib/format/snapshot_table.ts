@@ -36,6 +36,8 @@ export interface Snapshot {
 }
 
 const ENTRY_HEAD_LENGTH = 40;
+/** Length of the extra data that is written: state size, disk size, instruction count. */
+const EXTRA_LENGTH = 24;
 /** The longest identifier or name in bytes. */
 const MAX_TEXT_LENGTH = 65535;
 const MAX_UINT32 = 0xffffffff;
@@ -160,8 +162,33 @@ export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
  * @returns State size 0, the disk size and instruction count 0: 24 bytes.
  */
 export function encodeSnapshotExtra(diskSize: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(24);
+  const bytes = new Uint8Array(EXTRA_LENGTH);
   writeUint64(viewOf(bytes), 8, diskSize);
+  return bytes;
+}
+
+/**
+ * Gives an entry of version 2 the extra data that version 3 demands; everything else stays byte for byte.
+ *
+ * @param entry The entry's bytes, without the size of the disk.
+ * @param diskSize The virtual size in bytes.
+ * @returns The bytes of the longer entry, padding included.
+ */
+export function completeSnapshot(entry: Uint8Array, diskSize: number): Uint8Array<ArrayBuffer> {
+  const old = viewOf(entry);
+  const oldExtraLength = old.getUint32(36);
+  const textStart = ENTRY_HEAD_LENGTH + oldExtraLength;
+  const text = entry.subarray(textStart, textStart + old.getUint16(12) + old.getUint16(14));
+  const bytes = new Uint8Array(alignUp(ENTRY_HEAD_LENGTH + EXTRA_LENGTH + text.length, 8));
+  const view = viewOf(bytes);
+  bytes.set(entry.subarray(0, ENTRY_HEAD_LENGTH));
+  view.setUint32(36, EXTRA_LENGTH);
+  if (oldExtraLength >= 8) bytes.set(entry.subarray(ENTRY_HEAD_LENGTH, ENTRY_HEAD_LENGTH + 8), ENTRY_HEAD_LENGTH);
+  else view.setUint32(ENTRY_HEAD_LENGTH + 4, old.getUint32(32));
+  writeUint64(view, ENTRY_HEAD_LENGTH + 8, diskSize);
+  // Nobody counted instructions.
+  view.setBigInt64(ENTRY_HEAD_LENGTH + 16, -1n);
+  bytes.set(text, ENTRY_HEAD_LENGTH + EXTRA_LENGTH);
   return bytes;
 }
 

@@ -6,25 +6,23 @@
 
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
-import { COMPATIBLE, INCOMPATIBLE } from "../format/feature_bits.ts";
-import { alignUp } from "../format/geometry.ts";
+import { AUTOCLEAR, COMPATIBLE } from "../format/feature_bits.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
 import {
   encodeHeader,
   extensionText,
+  hasDataFile,
   hasLazyRefcounts,
   type Header,
   HEADER_LENGTH_V3,
   MIN_HEADER_LENGTH_V3,
 } from "../format/header.ts";
 import { extensionsForVersion } from "../format/layout.ts";
-import { COMPRESSED_FLAG, entryOffset, ZERO_FLAG } from "../format/table_entries.ts";
-import { viewOf } from "../format/uint64.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
-import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
-import { PointerTable } from "../metadata/pointer_table.ts";
 import { changeRefcountWidth } from "../metadata/refcount_width.ts";
-import { readSnapshotTable } from "../metadata/snapshots.ts";
+import { completeSnapshotTable } from "../metadata/snapshot_changes.ts";
+import { withDataFileName } from "./data_file.ts";
+import { checkDowngrade, expandZeroClusters } from "./downgrade.ts";
 import type { GuestIo } from "./guest_io.ts";
 import { resizeImage } from "./resize.ts";
 
@@ -44,6 +42,14 @@ export interface AmendOptions {
    * @default {false}
    */
   readonly shrink?: boolean;
+  /**
+   * Name of the external data file from the next opening on, for an image that has one; an empty one takes the name away.
+   * Nothing is copied, and the file is not looked at: it must hold what the present one holds. A relative name begins in the
+   * folder of the image.
+   */
+  readonly dataFile?: string;
+  /** Whether the external data file is kept a raw image of the disk. That can be given up, but not begun. */
+  readonly dataFileRaw?: boolean;
   /** Name of the backing file. Only the one that the image has is taken: changing it needs the disk's content. */
   readonly backingFile?: string;
   /** Format of the backing file. Only the one that the image has is taken. */
@@ -56,6 +62,8 @@ export interface AmendTarget {
   readonly metadata: ImageMetadata;
   /** The guest's bytes. */
   readonly io: GuestIo;
+  /** Path of the image, or another name where it has none. */
+  readonly path: string;
   /** What unallocated clusters read as, if anything. */
   readonly backing: Disk | undefined;
   /** Reads the metadata anew, after the header was rewritten. */
@@ -73,6 +81,7 @@ export interface AmendTarget {
 export function amendImage(target: AmendTarget, options: AmendOptions): void {
   const { header } = target.metadata;
   const version = options.version ?? header.version;
+  target.metadata.flush();
   checkOptions(target, options, version);
   if (version > header.version) upgrade(target);
   const { refcountBits, lazyRefcounts, size, shrink } = options;
@@ -81,6 +90,7 @@ export function amendImage(target: AmendTarget, options: AmendOptions): void {
     changeRefcountWidth(target.metadata, refcountBits);
     target.reopen();
   }
+  setDataFile(target, options);
   if (lazyRefcounts !== undefined) setLazyRefcounts(target.metadata, lazyRefcounts);
   if (size !== undefined) {
     resizeImage(target.metadata, target.io, target.backing, size, shrink === undefined ? {} : { shrink });
@@ -88,10 +98,16 @@ export function amendImage(target: AmendTarget, options: AmendOptions): void {
   if (version < header.version) downgrade(target);
 }
 
-function checkOptions({ metadata }: AmendTarget, options: AmendOptions, version: 2 | 3): void {
+function checkOptions({ metadata, path }: AmendTarget, options: AmendOptions, version: 2 | 3): void {
   const { header, geometry } = metadata;
-  const { refcountBits = geometry.refcountBits, lazyRefcounts } = options;
+  const { refcountBits = geometry.refcountBits, lazyRefcounts, dataFile, dataFileRaw } = options;
   if (version !== 2 && version !== 3) throw argument(`Unknown version ${version}, expected 2 or 3`);
+  if (dataFile !== undefined && !hasDataFile(header)) {
+    throw argument("data-file can only be set for images that use an external data file");
+  }
+  if (dataFileRaw === true && !metadata.hasRawDataFile) {
+    throw argument("data-file-raw cannot be set on existing images");
+  }
   const order = Math.log2(refcountBits);
   if (!Number.isInteger(order) || order < 0 || order > 6) {
     throw argument("Refcount width must be a power of two and may not exceed 64 bits");
@@ -101,7 +117,7 @@ function checkOptions({ metadata }: AmendTarget, options: AmendOptions, version:
     throw new Qcow2Error("unsupported", "Cannot amend the backing file", { found: backingFile ?? "none" });
   }
   if (version === 2) {
-    if (options.refcountBits !== undefined && options.refcountBits !== geometry.refcountBits) {
+    if (refcountBits !== geometry.refcountBits && refcountBits !== 16) {
       throw argument(
         "Refcount widths other than 16 bits require compatibility level 1.1 or above (use version 3 or greater)",
       );
@@ -112,9 +128,10 @@ function checkOptions({ metadata }: AmendTarget, options: AmendOptions, version:
       );
     }
   }
-  if (version < header.version) checkDowngrade(metadata, options.size ?? metadata.diskSize);
+  if (version < header.version) checkDowngrade(metadata, options.size ?? metadata.diskSize, refcountBits);
   // Whether it fits into the first cluster is known before anything is changed.
-  encodeHeader({ ...header, ...versionFields(header, version) });
+  const named = { ...header, ...dataFileFields(header, path, options) };
+  encodeHeader({ ...named, ...versionFields(named, version) });
 }
 
 function argument(message: string): Qcow2Error {
@@ -126,6 +143,7 @@ function versionFields(header: Header, version: 2 | 3): Partial<Header> {
   if (version === header.version) return {};
   return {
     version,
+    compressionType: "zlib",
     incompatibleFeatures: 0n,
     compatibleFeatures: 0n,
     autoclearFeatures: 0n,
@@ -136,9 +154,26 @@ function versionFields(header: Header, version: 2 | 3): Partial<Header> {
 
 function upgrade(target: AmendTarget): void {
   const { metadata } = target;
+  completeSnapshotTable(metadata);
   metadata.flush();
   metadata.rewriteHeader(versionFields(metadata.header, 3));
   target.reopen();
+}
+
+/** The fields that tell of the data file. */
+function dataFileFields(header: Header, path: string, { dataFile, dataFileRaw }: AmendOptions): Partial<Header> {
+  return {
+    ...(dataFile === undefined ? {} : { extensions: withDataFileName(header, dataFile, path) }),
+    ...(dataFileRaw === false && (header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n
+      ? { autoclearFeatures: header.autoclearFeatures & ~AUTOCLEAR.rawDataFile }
+      : {}),
+  };
+}
+
+function setDataFile({ metadata, path }: AmendTarget, options: AmendOptions): void {
+  const fields = dataFileFields(metadata.header, path, options);
+  if (fields.extensions !== undefined) metadata.rewriteHeader(fields);
+  else if (fields.autoclearFeatures !== undefined) metadata.updateHeader(fields);
 }
 
 function setLazyRefcounts(metadata: ImageMetadata, on: boolean): void {
@@ -147,83 +182,10 @@ function setLazyRefcounts(metadata: ImageMetadata, on: boolean): void {
   if (changed !== compatibleFeatures) metadata.updateHeader({ compatibleFeatures: changed });
 }
 
-/** What version 2 cannot say. */
-function checkDowngrade({ header, geometry, file }: ImageMetadata, size: number): void {
-  const diskSize = alignUp(size, 512);
-  if (geometry.refcountBits !== 16) throw argument("compat=0.10 requires refcount_bits=16");
-  if ((header.incompatibleFeatures & ~INCOMPATIBLE.dirty) !== 0n) {
-    throw new Qcow2Error("unsupported", "Cannot downgrade an image with incompatible features set", {
-      offset: 72,
-      found: header.incompatibleFeatures.toString(16),
-      expected: "0",
-    });
-  }
-  if (header.unknownFields.some((byte) => byte !== 0)) {
-    throw new Qcow2Error("unsupported", "Cannot downgrade an image with header fields that are not known here");
-  }
-  if (header.extensions.some(({ type }) => type === EXTENSION.bitmaps)) {
-    throw new Qcow2Error("unsupported", "Cannot downgrade an image with bitmaps", { found: "bitmaps" });
-  }
-  const { snapshots } = readSnapshotTable(file.file, header);
-  for (const snapshot of snapshots) {
-    if (snapshot.vmStateSize > 0xffffffff || (snapshot.diskSize ?? diskSize) !== diskSize) {
-      throw new Qcow2Error("unsupported", "Internal snapshots prevent downgrade of image", { found: snapshot.name });
-    }
-  }
-}
-
 function downgrade(target: AmendTarget): void {
-  const { metadata } = target;
+  const { metadata, io, backing } = target;
   metadata.flush();
-  refuseZeroClustersOfSnapshots(metadata);
-  expandZeroClusters(target);
-  metadata.flush();
+  expandZeroClusters(metadata, io, backing);
   metadata.rewriteHeader(versionFields(metadata.header, 2));
   target.reopen();
-}
-
-/** Gives zero clusters zeroes of their own where a backing file would be seen instead, and frees all others. */
-function expandZeroClusters({ metadata, io, backing }: AmendTarget): void {
-  const { geometry, mapping } = metadata;
-  const { clusterSize } = geometry;
-  const run = new MappedRun();
-  const zeroes = new Uint8Array(clusterSize);
-  const backingEnd = alignUp(backing?.size ?? 0, clusterSize);
-  const end = mapping.l1.entryCount * geometry.l2TableSpan;
-  for (let position = 0; position < end;) {
-    const inSlice = mapping.sliceSpan - position % mapping.sliceSpan;
-    mapping.find(position, Math.min(end - position, inSlice), run);
-    const { kind, length } = run;
-    if (kind === ClusterKind.zero || kind === ClusterKind.zeroAllocated) {
-      const next = position + length;
-      for (; position < Math.min(next, backingEnd); position += clusterSize) io.write(position, zeroes);
-      if (position < next) {
-        mapping.unlink(mapping.prepareSlice(position), position, next - position, false);
-      }
-      position = next;
-    } else {
-      position += length;
-    }
-  }
-}
-
-/** Tables that only snapshots have are not changed here, so none of their clusters may say zero. */
-function refuseZeroClustersOfSnapshots({ header, file, geometry }: ImageMetadata): void {
-  const table = new Uint8Array(geometry.clusterSize);
-  const view = viewOf(table);
-  for (const { name, l1TableOffset, l1EntryCount } of readSnapshotTable(file.file, header).snapshots) {
-    const l1 = PointerTable.read(file, l1TableOffset, l1EntryCount);
-    for (let index = 0; index < l1EntryCount; index++) {
-      const offset = entryOffset(l1.upper(index), l1.lower(index));
-      if (offset === 0) continue;
-      table.fill(0, file.file.readAt(offset, table));
-      for (let at = 0; at < table.length; at += geometry.l2EntrySize) {
-        if ((view.getUint32(at) & COMPRESSED_FLAG) !== 0 || (view.getUint32(at + 4) & ZERO_FLAG) === 0) continue;
-        throw new Qcow2Error("unsupported", `Zero clusters of snapshot "${name}" prevent downgrade of image`, {
-          offset: offset + at,
-          found: name,
-        });
-      }
-    }
-  }
 }

@@ -6,7 +6,7 @@
 
 import { Qcow2Error } from "../errors.ts";
 import { AUTOCLEAR } from "../format/feature_bits.ts";
-import { EXTENSION } from "../format/header_extensions.ts";
+import { EXTENSION, type HeaderExtension } from "../format/header_extensions.ts";
 import { extensionText, hasDataFile, type Header } from "../format/header.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { FsBlockFile } from "../storage/fs_block_file.ts";
@@ -75,7 +75,10 @@ export function openDataFile(header: Header, imagePath: string, options: DataFil
     return acquireFile(path, { write, lock });
   } catch (error) {
     if (!(error instanceof Qcow2Error)) throw error;
-    throw new Qcow2Error(error.code, `Cannot open data file "${name}": ${error.message}`, { cause: error });
+    throw new Qcow2Error(error.code, `Cannot open data file "${name}": ${error.message}`, {
+      cause: error,
+      found: name,
+    });
   }
 }
 
@@ -164,6 +167,27 @@ function dataFileReference(header: Header, imagePath: string, write: boolean): D
   const name = extensionText(header, EXTENSION.dataFile);
   const raw = (header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n;
   return { name, path: name === undefined ? undefined : localPath(name, imagePath), raw, write };
+}
+
+/**
+ * The extensions of an image that names its data file anew.
+ *
+ * @param header The image's header.
+ * @param name The name; an empty one leaves the image without.
+ * @param imagePath Path of the image, or another name where it has none.
+ * @returns The extensions.
+ * @throws {Qcow2Error} With code `invalid-argument` where the name is the image's.
+ */
+export function withDataFileName(header: Header, name: string, imagePath: string): readonly HeaderExtension[] {
+  const { extensions } = header;
+  const index = extensions.findIndex(({ type }) => type === EXTENSION.dataFile);
+  const others = extensions.filter(({ type }) => type !== EXTENSION.dataFile);
+  if (name === "") return others;
+  const path = localPath(name, imagePath);
+  if (path !== undefined && realPath(path) === realPath(imagePath)) {
+    throw new Qcow2Error("invalid-argument", `Data file "${name}" is the image itself`, { found: name });
+  }
+  return others.toSpliced(Math.max(0, index), 0, { type: EXTENSION.dataFile, data: new TextEncoder().encode(name) });
 }
 
 function allowedPath({ name, path }: DataFileReference, imagePath: string): string {

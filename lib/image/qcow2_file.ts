@@ -509,12 +509,13 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   }
 
   /**
-   * Changes what the image was created with: format version, refcount width, lazy refcounts, size. The changes are durable on
-   * return; a crash leaves an image with some of them. Unknown header fields and header extensions are kept.
+   * Changes what the image was created with: format version, refcount width, lazy refcounts, size, and which file its external
+   * data file is. The changes are durable on return; a crash leaves an image with some of them. Unknown header fields and header
+   * extensions are kept.
    *
    * @param options What to change.
-   * @throws {Qcow2Error} With code `invalid-argument` where the options contradict the format, or the disk would become
-   * shorter without `shrink: true`; `unsupported` where version 2 cannot say what the image holds; `refcount-overflow` where a
+   * @throws {Qcow2Error} With code `invalid-argument` where the options contradict the format or what the image is, or the disk
+   * would become shorter without `shrink: true`; `unsupported` where version 2 cannot say what the image holds; `refcount-overflow` where a
    * refcount does not fit into the new width; otherwise as {@linkcode Qcow2File.writeAt} does. Where the host fails while
    * the changed metadata is read again, the image is closed.
    *
@@ -533,7 +534,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   amend(options: AmendOptions): void {
     this.#assertWritable();
-    assertPlainClusters(this.header, "Amending");
+    if (options.size !== undefined) assertPlainClusters(this.header, "Resizing");
     this.#bitmaps.save();
     const metadata = (): ImageMetadata => this.#metadata;
     const io = (): GuestIo => this.#io;
@@ -544,6 +545,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       get io() {
         return io();
       },
+      path: this.#file.name,
       backing: this.#backing,
       reopen: () => this.#reopen(),
     }, options);
@@ -563,6 +565,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     } catch (error) {
       this.#closed = true;
       this.#file.close();
+      this.#dataFile?.close();
       this.#backing?.close();
       throw error;
     }

@@ -9,9 +9,10 @@ import { INCOMPATIBLE } from "../format/feature_bits.ts";
 import { hasDataFile } from "../format/header.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
-import { type AllocationStatistics, countReferences, hexEntry, type HostReferences } from "./host_references.ts";
+import { type AllocationStatistics, countReferences, hexEntry } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { rebuildRefcounts } from "./refcount_rebuild.ts";
+import { ReferenceCounts } from "./reference_counts.ts";
 
 /** What a repair may change: `leaks` only gives clusters back that nobody uses, `all` mends refcounts and flags as well. */
 export type RepairKind = "leaks" | "all";
@@ -66,6 +67,9 @@ export function checkMetadata(metadata: ImageMetadata, options: CheckOptions = {
   return new Check(metadata, options).run();
 }
 
+/** How many findings are told again since more than one way leads to them. A stranger's image could have billions. */
+const MAX_REPEATS = 10_000;
+
 class Check {
   readonly #metadata: ImageMetadata;
   readonly #options: CheckOptions;
@@ -77,17 +81,20 @@ class Check {
   #canLower = false;
   readonly #counts = { corruption: 0, leak: 0 };
   readonly #fixed = { corruption: 0, leak: 0 };
+  #repeatsLeft = MAX_REPEATS;
+  readonly #table: Uint8Array<ArrayBuffer>;
 
   constructor(metadata: ImageMetadata, options: CheckOptions) {
     this.#metadata = metadata;
     this.#options = options;
+    this.#table = new Uint8Array(metadata.geometry.clusterSize);
   }
 
   run(): CheckResult {
     const metadata = this.#metadata;
     const counted = countReferences(
       metadata,
-      (message, hostOffset) => this.#note("corruption", message, hostOffset),
+      (message, hostOffset, times) => this.#note("corruption", message, hostOffset, { times }),
     );
     const { references, refcountStructureFaults, complete, statistics } = counted;
     const repairAll = this.#options.repair === "all";
@@ -121,9 +128,20 @@ class Check {
     };
   }
 
-  #note(kind: "corruption" | "leak", message: string, hostOffset: number, fixed = false): void {
-    (fixed ? this.#fixed : this.#counts)[kind]++;
-    this.#options.onFinding?.({ kind, message, hostOffset, fixed });
+  /** Counts a finding, and tells it as often as there are ways that lead to it. */
+  #note(
+    kind: "corruption" | "leak",
+    message: string,
+    hostOffset: number,
+    { fixed = false, times = 1 }: { readonly fixed?: boolean; readonly times?: number } = {},
+  ): void {
+    (fixed ? this.#fixed : this.#counts)[kind] += times;
+    const finding = { kind, message, hostOffset, fixed };
+    this.#options.onFinding?.(finding);
+    for (let repeats = 1; repeats < times && this.#repeatsLeft > 0; repeats++) {
+      this.#options.onFinding?.(finding);
+      this.#repeatsLeft--;
+    }
   }
 
   /** Tells of a refcount again that was wrong and is right now. */
@@ -131,11 +149,11 @@ class Check {
     const kind = refcount < reference ? "corruption" : "leak";
     this.#counts[kind]--;
     const message = `Repairing cluster ${cluster} refcount=${refcount} reference=${reference}`;
-    this.#note(kind, message, cluster * this.#metadata.geometry.clusterSize, true);
+    this.#note(kind, message, cluster * this.#metadata.geometry.clusterSize, { fixed: true });
   }
 
   /** Compares what is stored with what was counted, for every cluster that either side knows of. */
-  #compareRefcounts(references: HostReferences): RefcountDifferences {
+  #compareRefcounts(references: ReferenceCounts): RefcountDifferences {
     const { repair } = this.#options;
     const differences: RefcountDifferences = { raise: [], lower: [], usedClusterIsFree: false, highestCluster: 0 };
     for (const cluster of clustersToCompare(this.#metadata, references, this.#sound)) {
@@ -186,7 +204,8 @@ class Check {
     // After leaks were mended, flags may be wrong that were right before. Where refcounts are all right now, they can be trusted.
     const trusted = this.#options.repair === "leaks" && this.#counts.corruption === 0 && this.#counts.leak === 0;
     const repairing = this.#options.repair === "all" || trusted;
-    const table = new Uint8Array(geometry.clusterSize);
+    const seen = new ReferenceCounts();
+    const again = new ReferenceCounts();
     for (let l1Index = 0; l1Index < mapping.l1.entryCount; l1Index++) {
       const upper = mapping.l1.upper(l1Index);
       const lower = mapping.l1.lower(l1Index);
@@ -200,18 +219,27 @@ class Check {
             hexEntry(upper, lower)
           } refcount=${refcount}`,
           mapping.l1.offset + l1Index * 8,
-          repairing,
+          { fixed: repairing },
         );
         if (repairing) mapping.l1.set(l1Index, withCopied(upper, refcount === 1), lower);
       }
-      table.fill(0, file.file.readAt(tableOffset, table));
-      this.#checkCopiedFlagsOfTable(tableOffset, viewOf(table), repairing);
+      const cluster = tableOffset / geometry.clusterSize;
+      if (seen.get(cluster) === 0) this.#checkCopiedFlagsOfTable(tableOffset, repairing, 1);
+      else again.add(cluster);
+      seen.add(cluster);
+    }
+    // What was mended is right when another entry leads there again.
+    for (const cluster of repairing ? [] : again.clusters()) {
+      this.#checkCopiedFlagsOfTable(cluster * geometry.clusterSize, false, again.get(cluster));
     }
     if (repairing) this.#metadata.flush();
   }
 
-  #checkCopiedFlagsOfTable(tableOffset: number, view: DataView, repairing: boolean): void {
-    const { geometry, refcounts, l2Cache, header } = this.#metadata;
+  #checkCopiedFlagsOfTable(tableOffset: number, repairing: boolean, times: number): void {
+    const { geometry, refcounts, l2Cache, header, file } = this.#metadata;
+    const table = this.#table;
+    const view = viewOf(table);
+    table.fill(0, file.file.readAt(tableOffset, table));
     const dataFile = hasDataFile(header);
     for (let index = 0; index < geometry.l2EntryCount; index++) {
       const position = index * geometry.l2EntrySize;
@@ -228,7 +256,7 @@ class Check {
           hexEntry(upper, lower)
         } refcount=${refcount}`,
         tableOffset + position,
-        repairing,
+        { fixed: repairing, times },
       );
       if (!repairing) continue;
       const slice = l2Cache.get(tableOffset + position - position % l2Cache.sliceSize);
@@ -269,7 +297,7 @@ interface RefcountDifferences {
  * file: a sparse file can claim to be larger than any loop could count. A refcount behind the end of the file stands for
  * nothing yet, and QEMU does not look at it either.
  */
-function* clustersToCompare(metadata: ImageMetadata, references: HostReferences, sound: boolean): Generator<number> {
+function* clustersToCompare(metadata: ImageMetadata, references: ReferenceCounts, sound: boolean): Generator<number> {
   const { refcounts, geometry, file } = metadata;
   const perBlock = geometry.refcountBlockEntryCount;
   const fileClusterCount = Math.ceil(file.file.size / geometry.clusterSize);

@@ -16,7 +16,7 @@ const SECTOR_SIZE = 512;
 /** Length of the type and length in front of an extension's data, and of the mark behind the last extension. */
 const HEAD_LENGTH = 8;
 /** The type of an extension that was given up and could not be taken out at once. Nobody knows it, so nobody reads it. */
-const VACANT_TYPE = 0x76616374;
+export const VACANT_TYPE = 0x76616374;
 const BACKING_NAME_POSITION = 8;
 
 /** The list of extensions in the first cluster of an image, and how it is changed. */

@@ -22,12 +22,14 @@ import {
 } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
 import { bitmapsAreConsistent, readBitmaps } from "./bitmaps.ts";
+import { type ByteRange, coverageOf } from "./coverage.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
+import { ReferenceCounts } from "./reference_counts.ts";
 import { readSnapshotTable } from "./snapshots.ts";
 
-/** Called with each contradiction that is found on the way. */
-export type ReportCorruption = (message: string, hostOffset: number) => void;
+/** Called with each contradiction that is found on the way, and how many ways lead to it. */
+export type ReportCorruption = (message: string, hostOffset: number, times: number) => void;
 
 /** How many clusters are allocated, and how. */
 export interface AllocationStatistics {
@@ -39,71 +41,10 @@ export interface AllocationStatistics {
   compressedClusters: number;
 }
 
-const CHUNK_BITS = 16;
-const CHUNK_SIZE = 2 ** CHUNK_BITS;
-
-/** A counter for each host cluster, in chunks that are made where something is counted. */
-export class HostReferences {
-  readonly #chunks = new Map<number, Uint32Array>();
-  #lastIndex = -1;
-  #lastChunk: Uint32Array = new Uint32Array();
-
-  /**
-   * Counts one reference.
-   *
-   * @param cluster Index of the host cluster.
-   */
-  add(cluster: number): void {
-    const index = Math.floor(cluster / CHUNK_SIZE);
-    if (index !== this.#lastIndex) {
-      this.#lastChunk = this.#chunks.get(index) ?? new Uint32Array(CHUNK_SIZE);
-      this.#chunks.set(index, this.#lastChunk);
-      this.#lastIndex = index;
-    }
-    const position = cluster % CHUNK_SIZE;
-    this.#lastChunk[position] = (this.#lastChunk[position] ?? 0) + 1;
-  }
-
-  /**
-   * Takes one reference back.
-   *
-   * @param cluster Index of the host cluster, counted before.
-   */
-  remove(cluster: number): void {
-    const chunk = this.#chunks.get(Math.floor(cluster / CHUNK_SIZE));
-    if (chunk !== undefined) chunk[cluster % CHUNK_SIZE] = (chunk[cluster % CHUNK_SIZE] ?? 1) - 1;
-  }
-
-  /**
-   * How often a cluster was counted.
-   *
-   * @param cluster Index of the host cluster.
-   * @returns The number of references.
-   */
-  get(cluster: number): number {
-    return this.#chunks.get(Math.floor(cluster / CHUNK_SIZE))?.[cluster % CHUNK_SIZE] ?? 0;
-  }
-
-  /**
-   * The clusters that were counted at least once.
-   *
-   * @returns Their indexes in ascending order.
-   */
-  *clusters(): Generator<number> {
-    for (const index of [...this.#chunks.keys()].sort((a, b) => a - b)) {
-      const chunk = this.#chunks.get(index);
-      if (chunk === undefined) continue;
-      for (let position = 0; position < CHUNK_SIZE; position++) {
-        if (chunk[position] !== 0) yield index * CHUNK_SIZE + position;
-      }
-    }
-  }
-}
-
 /** What {@linkcode countReferences} found. */
 export interface CountedReferences {
   /** How often each host cluster is referred to. */
-  readonly references: HostReferences;
+  readonly references: ReferenceCounts;
   /** The clusters of the refcount structures, one for each reference that was counted for them. */
   readonly refcountStructureClusters: readonly number[];
   /** How many contradictions lie in the refcount structures themselves; with any, they have to be rebuilt. */
@@ -142,7 +83,7 @@ export function countReferences(metadata: ImageMetadata, report: ReportCorruptio
 }
 
 class OwnerWalk {
-  readonly references = new HostReferences();
+  readonly references = new ReferenceCounts();
   readonly refcountStructureClusters: number[] = [];
   complete = true;
   readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
@@ -173,36 +114,41 @@ class OwnerWalk {
   countActiveTables(): void {
     const { l1 } = this.#metadata.mapping;
     this.#count(l1.offset, l1.entryCount * 8, 40);
-    this.#countL1(l1, true);
+    this.#countTables([{ table: l1, times: 1 }], true);
   }
 
   countSnapshots(): void {
     const { file, header } = this.#metadata;
     if (header.snapshotCount === 0) return;
+    if (hasDataFile(header)) this.#report(`ERROR ${header.snapshotCount} snapshots in image with data file`, 60, 1);
     const table = this.#attempt(() => readSnapshotTable(file.file, header));
     if (table === undefined) return;
     const { snapshots, length } = table;
     this.#count(header.snapshotTableOffset, length, 64);
-    for (const snapshot of snapshots) {
-      this.#count(snapshot.l1TableOffset, snapshot.l1EntryCount * 8, header.snapshotTableOffset);
-      this.#countL1(PointerTable.read(file, snapshot.l1TableOffset, snapshot.l1EntryCount), false);
-    }
+    const l1Tables = snapshots.map(({ l1TableOffset, l1EntryCount }) => ({
+      offset: l1TableOffset,
+      length: l1EntryCount * 8,
+    }));
+    this.#countRanges(l1Tables, header.snapshotTableOffset);
+    this.#countTables(this.#readPointers(l1Tables), false);
   }
 
   countBitmaps(): void {
-    const { file, header, geometry } = this.#metadata;
+    const { header, geometry } = this.#metadata;
     const extension = header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
     if (extension === undefined) return;
     const { directorySize, directoryOffset } = decodeBitmapsPointer(extension.data);
     const bitmaps = this.#bitmaps();
     if (bitmaps === undefined) return;
     this.#count(directoryOffset, directorySize, 0);
-    for (const bitmap of bitmaps) {
-      if (!this.#count(bitmap.tableOffset, bitmap.tableEntryCount * 8, directoryOffset)) continue;
-      const table = PointerTable.read(file, bitmap.tableOffset, bitmap.tableEntryCount);
+    const tables = bitmaps.map(({ tableOffset, tableEntryCount }) => ({
+      offset: tableOffset,
+      length: tableEntryCount * 8,
+    }));
+    for (const { table, times } of this.#readPointers(this.#countRanges(tables, directoryOffset))) {
       for (let index = 0; index < table.entryCount; index++) {
         const offset = entryOffset(table.upper(index), table.lower(index));
-        if (offset !== 0) this.#count(offset, geometry.clusterSize, bitmap.tableOffset + index * 8);
+        if (offset !== 0) this.#count(offset, geometry.clusterSize, table.offset + index * 8, times);
       }
     }
   }
@@ -226,7 +172,7 @@ class OwnerWalk {
     let faults = this.#countStructure(table.offset, table.bytes.length, 48) ? 0 : 1;
     const fault = (message: string, entryAt: number): void => {
       faults++;
-      this.#report(message, entryAt);
+      this.#report(message, entryAt, 1);
     };
     for (let index = 0; index < table.entryCount; index++) {
       const lower = table.lower(index);
@@ -256,30 +202,61 @@ class OwnerWalk {
     return true;
   }
 
-  #countL1(l1: PointerTable, active: boolean): void {
-    const { clusterSize } = this.#metadata.geometry;
-    for (let index = 0; index < l1.entryCount; index++) {
-      const upper = l1.upper(index);
-      const lower = l1.lower(index);
-      const offset = entryOffset(upper, lower);
-      const entryAt = l1.offset + index * 8;
-      if (offset === 0) continue;
-      if (hasReservedL1Bits(upper, lower)) {
-        this.#report(`ERROR found L1 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt);
-      }
-      this.#count(offset, clusterSize, entryAt);
-      if (offset % clusterSize !== 0) {
-        this.#report(
-          `ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`,
-          entryAt,
-        );
-        continue;
-      }
-      if (offset < this.#fileEnd) this.#countL2(offset, active);
+  /** Counts references to ranges, what they share at once; gives those that lie inside the file. */
+  #countRanges(ranges: readonly ByteRange[], referrer: number): readonly ByteRange[] {
+    const inside = ranges.filter(({ offset, length }) => this.#isInside(offset, length, referrer, 1));
+    for (const { offset, length, times } of coverageOf(inside)) this.#count(offset, length, referrer, times);
+    return inside;
+  }
+
+  /** Reads tables of pointers, what they share only once. Behind the end of the file there are none. */
+  *#readPointers(tables: readonly ByteRange[]): Generator<Pointers> {
+    const { file } = this.#metadata;
+    for (const { offset, length, times } of coverageOf(tables)) {
+      const entryCount = Math.ceil(Math.min(length, file.file.size - offset) / 8);
+      if (entryCount > 0) yield { table: PointerTable.read(file, offset, entryCount), times };
     }
   }
 
-  #countL2(tableOffset: number, active: boolean): void {
+  /** Walks L1 tables. However many of their entries name an L2 table, it is read once, or twice where there are several. */
+  #countTables(l1Tables: Iterable<Pointers>, active: boolean): void {
+    const { clusterSize } = this.#metadata.geometry;
+    const seen = new ReferenceCounts();
+    const again = new ReferenceCounts();
+    for (const { table: l1, times } of l1Tables) {
+      for (let index = 0; index < l1.entryCount; index++) {
+        const upper = l1.upper(index);
+        const lower = l1.lower(index);
+        const offset = entryOffset(upper, lower);
+        const entryAt = l1.offset + index * 8;
+        if (offset === 0) continue;
+        if (hasReservedL1Bits(upper, lower)) {
+          this.#report(`ERROR found L1 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt, times);
+        }
+        this.#count(offset, clusterSize, entryAt, times);
+        if (offset % clusterSize !== 0) {
+          this.#report(
+            `ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`,
+            entryAt,
+            times,
+          );
+          continue;
+        }
+        if (offset >= this.#fileEnd) continue;
+        const cluster = offset / clusterSize;
+        if (seen.get(cluster) > 0) {
+          again.add(cluster, times);
+        } else {
+          seen.add(cluster);
+          this.#countL2(offset, active, times);
+        }
+      }
+    }
+    for (const cluster of again.clusters()) this.#countL2(cluster * clusterSize, active, again.get(cluster));
+  }
+
+  /** Counts what an L2 table points to, for so many ways to the table. */
+  #countL2(tableOffset: number, active: boolean, times: number): void {
     const { file, geometry, header } = this.#metadata;
     const { clusterSize, clusterBits, l2EntryCount, l2EntrySize } = geometry;
     const read = file.file.readAt(tableOffset, this.#table);
@@ -290,52 +267,58 @@ class OwnerWalk {
       const upper = this.#tableView.getUint32(index * l2EntrySize);
       const lower = this.#tableView.getUint32(index * l2EntrySize + 4);
       const entryAt = tableOffset + index * l2EntrySize;
-      if (extendedL2 && !this.#hasSoundBitmaps(index, upper, lower, entryAt)) continue;
+      if (extendedL2 && !this.#hasSoundBitmaps(index, upper, lower, entryAt, times)) continue;
       if (upper === 0 && lower === 0) continue;
       if ((upper & COMPRESSED_FLAG) !== 0 && hasDataFile(header)) {
-        this.#report(`ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(upper, lower)}`, entryAt);
+        this.#report(
+          `ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(upper, lower)}`,
+          entryAt,
+          times,
+        );
         continue;
       }
       if ((upper & COMPRESSED_FLAG) !== 0) {
+        const { hostOffset, length } = decodeCompressedDescriptor(upper, lower, clusterBits);
         if ((upper & COPIED_FLAG) !== 0) {
           this.#report(
-            `ERROR: coffset=${hexEntry(upper, lower)}: copied flag must never be set for compressed clusters`,
+            `ERROR: coffset=${hex(hostOffset)}: copied flag must never be set for compressed clusters`,
             entryAt,
+            times,
           );
         }
-        const { hostOffset, length } = decodeCompressedDescriptor(upper, lower, clusterBits);
-        this.#count(hostOffset, length, entryAt);
+        this.#count(hostOffset, length, entryAt, times);
         if (active) {
-          this.statistics.allocatedClusters++;
-          this.statistics.compressedClusters++;
+          this.statistics.allocatedClusters += times;
+          this.statistics.compressedClusters += times;
           // Compressed clusters are fragmented by nature: sectors are read again for neighbours.
-          this.statistics.fragmentedClusters++;
+          this.statistics.fragmentedClusters += times;
         }
         continue;
       }
       if (hasReservedL2Bits(upper, lower) || (header.version === 2 && (lower & ZERO_FLAG) !== 0)) {
-        this.#report(`ERROR found l2 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt);
+        this.#report(`ERROR found l2 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt, times);
       }
       const offset = entryOffset(upper, lower);
       // In a data file, offset 0 with the COPIED flag is the first cluster.
       if (offset === 0 && !(hasDataFile(header) && (upper & COPIED_FLAG) !== 0 && (lower & ZERO_FLAG) === 0)) continue;
       if (active) {
-        this.statistics.allocatedClusters++;
-        if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters++;
+        this.statistics.allocatedClusters += times;
+        if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters += times;
         expected = offset + clusterSize;
       }
-      if (!hasDataFile(header)) this.#count(offset, clusterSize, entryAt);
+      if (!hasDataFile(header)) this.#count(offset, clusterSize, entryAt, times);
       if (offset % clusterSize !== 0) {
         this.#report(
           `ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`,
           entryAt,
+          times,
         );
       }
     }
   }
 
   /** Reports subclusters in states that contradict each other; tells whether the entry counts nevertheless. */
-  #hasSoundBitmaps(index: number, upper: number, lower: number, entryAt: number): boolean {
+  #hasSoundBitmaps(index: number, upper: number, lower: number, entryAt: number, times: number): boolean {
     const { header, geometry } = this.#metadata;
     const zero = this.#tableView.getUint32(index * geometry.l2EntrySize + 8);
     const allocated = this.#tableView.getUint32(index * geometry.l2EntrySize + 12);
@@ -346,15 +329,19 @@ class OwnerWalk {
       this.#report(
         `ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, entry=0x${entry}`,
         entryAt,
+        times,
       );
       return false;
     }
     if (offset === 0 && !(hasDataFile(header) && (upper & COPIED_FLAG) !== 0)) {
-      if (allocated !== 0) this.#report("ERROR: Unallocated cluster has non-zero subcluster allocation map", entryAt);
+      if (allocated !== 0) {
+        this.#report("ERROR: Unallocated cluster has non-zero subcluster allocation map", entryAt, times);
+      }
     } else if ((zero & allocated) !== 0) {
       this.#report(
         `ERROR offset=${offset.toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`,
         entryAt,
+        times,
       );
     }
     return true;
@@ -367,30 +354,41 @@ class OwnerWalk {
     } catch (error) {
       if (!(error instanceof Qcow2Error) || (error.code !== "corrupt" && error.code !== "limit-exceeded")) throw error;
       this.complete = false;
-      this.#report(`ERROR ${error.message}`, error.offset ?? 0);
+      this.#report(`ERROR ${error.message}`, error.offset ?? 0, 1);
       return undefined;
     }
   }
 
-  /** Counts one reference to each cluster of a range; false where the range does not lie inside the file. */
-  #count(offset: number, length: number, referrer: number): boolean {
+  /** Counts references to each cluster of a range; false where the range does not lie inside the file. */
+  #count(offset: number, length: number, referrer: number, times = 1): boolean {
     if (length <= 0) return true;
-    if (offset + length > this.#fileEnd) {
-      this.#report(
-        `ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset ${
-          hex(offset)
-        } size ${hex(length)}`,
-        referrer,
-      );
-      return false;
-    }
+    if (!this.#isInside(offset, length, referrer, times)) return false;
     const { clusterSize } = this.#metadata.geometry;
     const end = offset + length;
     for (let position = alignDown(offset, clusterSize); position < end; position += clusterSize) {
-      this.references.add(position / clusterSize);
+      this.references.add(position / clusterSize, times);
     }
     return true;
   }
+
+  #isInside(offset: number, length: number, referrer: number, times: number): boolean {
+    if (length <= 0 || offset + length <= this.#fileEnd) return true;
+    this.#report(
+      `ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset ${
+        hex(offset)
+      } size ${hex(length)}`,
+      referrer,
+      times,
+    );
+    return false;
+  }
+}
+
+/** A table of pointers, or a part of one. */
+interface Pointers {
+  readonly table: PointerTable;
+  /** How many owners it has. */
+  readonly times: number;
 }
 
 /**

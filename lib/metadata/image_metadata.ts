@@ -28,7 +28,7 @@ import { entryOffset } from "../format/table_entries.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { ClusterAllocator } from "./allocator.ts";
 import { bitmapsAreConsistent, readBitmaps } from "./bitmaps.ts";
-import { ExtensionArea } from "./extension_area.ts";
+import { ExtensionArea, VACANT_TYPE } from "./extension_area.ts";
 import { type BreakableRule, FlushOrder } from "./flush_order.ts";
 import { writeWholeHeader } from "./header_rewrite.ts";
 import { Mapping } from "./mapping.ts";
@@ -387,13 +387,16 @@ export class ImageMetadata {
   }
 
   /**
-   * Writes the whole header, where its length or its extensions change. Whoever does that opens the image anew.
+   * Writes the whole header, where its length or its extensions change. Where the geometry changes with it, the caller opens
+   * the image anew.
    *
    * @param changes The fields to change.
    * @throws {Qcow2Error} With code `invalid-argument` where the header does not fit into one cluster, `no-space` or `io`.
    */
   rewriteHeader(changes: Partial<Header>): void {
-    const changed = { ...this.#header, ...changes };
+    const { extensions = this.#header.extensions } = changes;
+    const kept = extensions.filter(({ type }) => type !== VACANT_TYPE);
+    const changed = { ...this.#header, ...changes, extensions: kept };
     // Where only its last part cannot be written, nobody must write the old fields over it.
     writeWholeHeader(this.file, changed, () => this.#header = changed);
   }

@@ -10,9 +10,9 @@ import { MAX_REFCOUNT_TABLE_LENGTH } from "../format/limits.ts";
 import { setRefcount } from "../format/refcount_entries.ts";
 import { entryLower, entryUpper } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
-import type { HostReferences } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
+import type { ReferenceCounts } from "./reference_counts.ts";
 
 /** What {@linkcode writeRefcountStructures} asks. */
 export interface RefcountSource {
@@ -47,7 +47,7 @@ export interface RefcountStructures {
  * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say,
  * `no-space` where the refcount table would be too long.
  */
-export function rebuildRefcounts(metadata: ImageMetadata, references: HostReferences): number {
+export function rebuildRefcounts(metadata: ImageMetadata, references: ReferenceCounts): number {
   const { table, tableClusterCount, endCluster } = writeRefcountStructures(metadata, metadata.geometry, references);
   metadata.updateHeader({ refcountTableOffset: table.offset, refcountTableClusterCount: tableClusterCount });
   metadata.refcounts.adopt(table);
@@ -83,8 +83,9 @@ export function writeRefcountStructures(
     const areaEnd = areaStart + blocks.size + tableClusters;
     const before = blocks.size + tableClusters;
     for (let block = Math.floor(areaStart / perBlock); block * perBlock < areaEnd; block++) blocks.add(block);
-    const entryCount = Math.max(...blocks) + 1;
-    tableClusters = Math.ceil(entryCount * 8 / clusterSize);
+    let last = 0;
+    for (const block of blocks) last = Math.max(last, block);
+    tableClusters = Math.ceil((last + 1) * 8 / clusterSize);
     settled = blocks.size + tableClusters === before;
   }
   if (tableClusters * clusterSize > MAX_REFCOUNT_TABLE_LENGTH) {

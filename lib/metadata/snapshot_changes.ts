@@ -12,13 +12,13 @@ import { l1EntryCountFor } from "../format/geometry.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
 import { hasDataFile } from "../format/header.ts";
 import { MAX_L1_TABLE_LENGTH, MAX_SNAPSHOT_COUNT, MAX_SNAPSHOT_TABLE_LENGTH } from "../format/limits.ts";
-import { encodeSnapshot, encodeSnapshotExtra, type Snapshot } from "../format/snapshot_table.ts";
+import { completeSnapshot, encodeSnapshot, encodeSnapshotExtra, type Snapshot } from "../format/snapshot_table.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { RefcountChanges } from "./refcount_changes.ts";
 import type { ClusterRun } from "./refcounts.ts";
 import { findSnapshot, nextSnapshotId, readSnapshotTable, type SnapshotTable } from "./snapshots.ts";
-import { switchStructures } from "./structure_switch.ts";
+import { switchStructures, type SwitchTarget } from "./structure_switch.ts";
 import { TableTree } from "./table_tree.ts";
 
 const MILLISECONDS_PER_SECOND = 1000;
@@ -69,14 +69,11 @@ export function createSnapshot(metadata: ImageMetadata, name: string, date: Date
   table.set(entry, bytes.length);
   const changes = new RefcountChanges();
   new TableTree(metadata).count(l1, 1, changes);
-  switchStructures(metadata, {
-    l1,
+  replaceSnapshotTable(metadata, old, {
     givesL1Away: true,
-    size: header.size,
     snapshotCount: old.snapshots.length + 1,
     snapshotTable: table,
     changes,
-    retired: tableClusters(metadata, old),
   });
   return snapshot;
 }
@@ -118,15 +115,7 @@ export function applySnapshot(metadata: ImageMetadata, idOrName: string): void {
   const tree = new TableTree(metadata);
   tree.count(l1, 1, changes);
   tree.count(mapping.l1, -1, changes);
-  switchStructures(metadata, {
-    l1,
-    givesL1Away: false,
-    size,
-    snapshotCount: old.snapshots.length,
-    snapshotTable: bytes,
-    changes,
-    retired: tableClusters(metadata, old),
-  });
+  replaceSnapshotTable(metadata, old, { l1, size, snapshotTable: bytes, changes });
 }
 
 /**
@@ -138,7 +127,6 @@ export function applySnapshot(metadata: ImageMetadata, idOrName: string): void {
  */
 export function deleteSnapshot(metadata: ImageMetadata, idOrName: string): void {
   const { old, bytes } = begin(metadata);
-  const { header, mapping } = metadata;
   const index = findSnapshot(old.snapshots, idOrName);
   const snapshot = snapshotAt(old, index);
   const start = old.positions[index] ?? 0;
@@ -148,18 +136,55 @@ export function deleteSnapshot(metadata: ImageMetadata, idOrName: string): void 
   table.set(bytes.subarray(end), start);
   const changes = new RefcountChanges();
   new TableTree(metadata).count(readL1(metadata, snapshot), -1, changes);
-  switchStructures(metadata, {
-    l1: mapping.l1,
-    givesL1Away: false,
-    size: header.size,
+  replaceSnapshotTable(metadata, old, {
     snapshotCount: old.snapshots.length - 1,
     snapshotTable: table,
     changes,
-    retired: [
-      ...tableClusters(metadata, old),
-      ...clustersOf(metadata, snapshot.l1TableOffset, snapshot.l1EntryCount * 8),
-    ],
+    retired: clustersOf(metadata, snapshot.l1TableOffset, snapshot.l1EntryCount * 8),
   });
+}
+
+/**
+ * Lowers refcounts of what tables of snapshots have ceased to point to, with the flags of the disk that depend on them.
+ *
+ * @param metadata The image, ready for writing; that the references are gone is durable.
+ * @param changes By how much they fall.
+ * @throws {Qcow2Error} As {@linkcode createSnapshot} does.
+ */
+export function dropReferences(metadata: ImageMetadata, changes: RefcountChanges): void {
+  if (changes.entries().next().done === true) return;
+  const { old, bytes } = begin(metadata);
+  replaceSnapshotTable(metadata, old, { snapshotTable: bytes, changes });
+}
+
+/**
+ * Gives the entries of the snapshot table what version 3 demands of them and version 2 does not: the size of the disk.
+ *
+ * @param metadata The image, ready for writing.
+ * @throws {Qcow2Error} As {@linkcode createSnapshot} does, with code `limit-exceeded` where the table would be too long.
+ */
+export function completeSnapshotTable(metadata: ImageMetadata): void {
+  if (metadata.header.snapshotCount === 0) return;
+  const { old, bytes } = begin(metadata);
+  if (old.snapshots.every(({ diskSize }) => diskSize !== undefined)) return;
+  const entries = old.snapshots.map(({ diskSize }, index) => {
+    const entry = bytes.subarray(old.positions[index], old.positions[index + 1]);
+    return diskSize === undefined ? completeSnapshot(entry, metadata.diskSize) : entry;
+  });
+  const length = entries.reduce((sum, entry) => sum + entry.length, 0);
+  if (length > MAX_SNAPSHOT_TABLE_LENGTH) {
+    throw new Qcow2Error("limit-exceeded", `Snapshot table would be ${length} bytes long`, {
+      found: length,
+      expected: `at most ${MAX_SNAPSHOT_TABLE_LENGTH}`,
+    });
+  }
+  const snapshotTable = new Uint8Array(length);
+  let position = 0;
+  for (const entry of entries) {
+    snapshotTable.set(entry, position);
+    position += entry.length;
+  }
+  replaceSnapshotTable(metadata, old, { snapshotTable, changes: new RefcountChanges() });
 }
 
 /**
@@ -188,14 +213,26 @@ function begin(metadata: ImageMetadata): { readonly old: SnapshotTable; readonly
   return { old, bytes };
 }
 
+/** Goes over to another snapshot table and to whatever changes with it; what is not given stays as it is. */
+function replaceSnapshotTable(
+  metadata: ImageMetadata,
+  old: SnapshotTable,
+  target: Partial<SwitchTarget> & Pick<SwitchTarget, "snapshotTable" | "changes">,
+): void {
+  switchStructures(metadata, {
+    l1: metadata.mapping.l1,
+    givesL1Away: false,
+    size: metadata.header.size,
+    snapshotCount: old.snapshots.length,
+    ...target,
+    retired: [...clustersOf(metadata, metadata.header.snapshotTableOffset, old.length), ...target.retired ?? []],
+  });
+}
+
 function snapshotAt({ snapshots }: SnapshotTable, index: number): Snapshot {
   const snapshot = snapshots[index];
   if (snapshot === undefined) throw new Qcow2Error("invalid-argument", `Image has no snapshot at index ${index}`);
   return snapshot;
-}
-
-function tableClusters(metadata: ImageMetadata, table: SnapshotTable): ClusterRun[] {
-  return clustersOf(metadata, metadata.header.snapshotTableOffset, table.length);
 }
 
 function clustersOf(metadata: ImageMetadata, offset: number, length: number): ClusterRun[] {

@@ -75,7 +75,7 @@ export interface Qcow2Info {
   readonly dataFileRaw: boolean;
   /** How the image is encrypted. */
   readonly encryption?: EncryptionInfo;
-  /** The internal snapshots. */
+  /** The internal snapshots; none where there is an external data file, with which entries of the table are a mistake. */
   readonly snapshots: readonly Snapshot[];
   /** The persistent bitmaps; none where a writer that knew no bitmaps has touched the image since. */
   readonly bitmaps: readonly BitmapInfo[];
@@ -155,7 +155,7 @@ function qcow2Info(file: BlockFile, header: Header): Qcow2Info {
     ...(dataFile === undefined ? {} : { dataFile }),
     dataFileRaw: (header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n,
     ...(encryption === undefined ? {} : { encryption }),
-    snapshots: readSnapshotTable(file, header).snapshots,
+    snapshots: hasDataFile(header) ? [] : readSnapshotTable(file, header).snapshots,
     bitmaps: readBitmaps(file, header),
   };
 }

@@ -1,7 +1,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { assertQemuClean } from "../images.ts";
 import { qemuTest } from "../qemu.ts";
-import { assertSame, Folder, program, qemuImg } from "./_program.ts";
+import { assertSame, Folder, program, qemuImg, qemuIo } from "./_program.ts";
 
 const OPTIONS: readonly string[] = [
   "compat=0.10",
@@ -49,6 +49,113 @@ qemuTest("amend does what qemu-img does", async () => {
           const file = Deno.readFileSync(image);
           // Header length, the feature name table and what stands around it.
           return [data, size, file.slice(72, 104), file.slice(104, 112)];
+        },
+      });
+    }
+  }
+});
+
+/** What QEMU says of an image, and the names of the files beside it. */
+function outcomeOf(folder: Folder, image: string): unknown {
+  const { stdout, stderr } = qemuImg("info", "--output=json", image);
+  const { "format-specific": format, "virtual-size": size, snapshots } = JSON.parse(stdout);
+  return [format, size, stderr, snapshots?.length, folder.names()];
+}
+
+qemuTest("amend does what qemu-img does with images with a data file", async () => {
+  using folder = new Folder();
+  const image = folder.path("disk.qcow2");
+  const data = folder.path("data");
+  for (const raw of ["off", "on"]) {
+    for (
+      const options of [
+        `data_file=${folder.path("other")}`,
+        `data_file=${folder.path("other,,with commas,,in it")}`,
+        "data_file=",
+        `data_file=${"long".repeat(300)}`,
+        `data_file=${"long".repeat(20_000)}`,
+        "data_file_raw=on",
+        "data_file_raw=off",
+        "data_file_raw=perhaps",
+        `data_file=${folder.path("other")},data_file_raw=off`,
+        "compat=0.10",
+        "compat=0.10,refcount_bits=8",
+        "refcount_bits=64",
+        "refcount_bits=8,compat=0.10",
+        "lazy_refcounts=on",
+        "lazy_refcounts=on,refcount_bits=4,data_file=x",
+        "backing_file=x",
+      ]
+    ) {
+      await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+        prepare: () => {
+          for (const name of folder.names()) Deno.removeSync(folder.path(name));
+          const created = `data_file=${data},data_file_raw=${raw}`;
+          qemuImg("create", "-q", "-f", "qcow2", "-o", created, image, "1M");
+          qemuIo(image, "write -P 1 0 300k");
+        },
+        outcome: () => outcomeOf(folder, image),
+        // Of what does not fit into the first cluster, QEMU says that no space is left.
+        anyErrorText: options.length > 65536,
+      });
+    }
+  }
+  for (const options of ["data_file=", "data_file=foo", "data_file_raw=on", "data_file_raw=off"]) {
+    await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+      prepare: () => qemuImg("create", "-q", "-f", "qcow2", image, "1M"),
+      outcome: () => outcomeOf(folder, image),
+    });
+  }
+  qemuImg("create", "-q", "-f", "qcow2", "-o", `data_file=${data}`, image, "1M");
+  Deno.removeSync(data);
+  await assertSame(["amend", "-o", "data_file=foo", image]);
+});
+
+qemuTest("amend does what qemu-img does with subclusters, zstd and narrow refcounts", async () => {
+  using folder = new Folder();
+  const image = folder.path("disk.qcow2");
+  for (
+    const [created, prepared, amended] of [
+      ["extended_l2=on", [], ["compat=0.10", "refcount_bits=64", "lazy_refcounts=on", "refcount_bits=2,compat=0.10"]],
+      ["refcount_bits=8", [], ["compat=0.10", "compat=0.10,refcount_bits=16", "compat=0.10,refcount_bits=32"]],
+      ["compression_type=zstd", [], ["compat=0.10"]],
+      ["compression_type=zstd", ["write -c 0 64k"], ["compat=0.10"]],
+    ] as const
+  ) {
+    for (const options of amended) {
+      await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+        prepare: () => {
+          qemuImg("create", "-q", "-f", "qcow2", "-o", created, image, "4M");
+          qemuIo(image, "write 2M 1M", ...prepared);
+        },
+        outcome: () => {
+          assertQemuClean(image);
+          return outcomeOf(folder, image);
+        },
+      });
+    }
+  }
+});
+
+qemuTest("amend does what qemu-img does with snapshots, zero clusters in them and other sizes", async () => {
+  using folder = new Folder();
+  const image = folder.path("disk.qcow2");
+  for (const size of ["1M", "2M"]) {
+    // Where the new size is what prevents the new version, QEMU changes the size before it says so.
+    for (const options of ["compat=0.10", "compat=0.10,size=1M", "size=2M", "refcount_bits=1"]) {
+      await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+        prepare: () => {
+          qemuImg("create", "-q", "-f", "qcow2", image, "1M");
+          qemuIo(image, "write -P 1 0 500k", "write -z -u 0 128k", "write -z -u 256k 64k");
+          qemuImg("snapshot", "-c", "one", image);
+          qemuImg("resize", "-q", image, size);
+          qemuIo(image, "write -P 2 100k 500k");
+        },
+        outcome: () => {
+          assertQemuClean(image);
+          const raw = folder.path("raw");
+          qemuImg("convert", "-f", "qcow2", "-l", "one", "-O", "raw", image, raw);
+          return [outcomeOf(folder, image), Deno.readFileSync(raw).reduce((sum, byte) => sum + byte)];
         },
       });
     }

@@ -89,6 +89,63 @@ qemuTest("snapshot refuses what qemu-img refuses", async () => {
   }
 });
 
+qemuTest("snapshot refuses images with a data file as qemu-img does", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  for (const options of ["data_file_raw=off", "data_file_raw=on", "extended_l2=on"]) {
+    const created = `data_file=${folder.path("data")},${options}`;
+    for (const args of [["-l"], ["-c", "x"], ["-a", "x"], ["-a", "1"], ["-d", "x"], ["-q", "-c", "x"]]) {
+      await assertSame(["snapshot", ...args, path], {
+        prepare: () => {
+          qemuImg("create", "-q", "-f", "qcow2", "-o", created, path, "1M");
+          qemuIo(path, "write -P 1 0 100k");
+        },
+        outcome: () => [Deno.readFileSync(path), Deno.readFileSync(folder.path("data"))],
+      });
+    }
+  }
+});
+
+/** Adds an image with a snapshot an external data file, which no program does. */
+function giveDataFile(path: string, name: string): void {
+  const bytes = Deno.readFileSync(path);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(76, view.getUint32(76) | 4);
+  const start = view.getUint32(100);
+  bytes.copyWithin(start + 16, start, start + 1000);
+  view.setUint32(start, 0x44415441);
+  view.setUint32(start + 4, name.length);
+  bytes.fill(0, start + 8, start + 16).set(new TextEncoder().encode(name), start + 8);
+  Deno.writeFileSync(path, bytes);
+}
+
+qemuTest("Snapshots in an image with a data file are told by check, and neither listed nor touched", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  makeSnapshots(path, "one", "two");
+  giveDataFile(path, "d");
+  Deno.writeFileSync(folder.path("d"), new Uint8Array(1 << 20));
+  const before = Deno.readFileSync(path);
+  const cwd = Deno.cwd();
+  Deno.chdir(folder.path("."));
+  try {
+    await assertSame(["snapshot", "-l", path]);
+    await assertSame(["info", path]);
+    await assertSame(["info", "--output=json", path]);
+    await assertSame(["check", path]);
+  } finally {
+    Deno.chdir(cwd);
+  }
+  for (const args of [["snapshot", "-c", "x"], ["snapshot", "-a", "one"], ["snapshot", "-d", "one"]]) {
+    const { code, stderr } = await program(...args, path);
+    assertEquals([code, stderr.split("\n").length], [1, 2], stderr);
+  }
+  const target = folder.path("target");
+  assertEquals((await program("convert", "-O", "raw", "-l", "one", path, target)).code, 1);
+  assertEquals(Deno.readFileSync(path), before);
+  assertEquals(folder.names(), ["d", "disk.qcow2"]);
+});
+
 qemuTest("snapshot leaves an image alone whose refcounts cannot rise", async () => {
   using folder = new Folder();
   const path = folder.path("disk.qcow2");

@@ -88,6 +88,123 @@ qemuTest("Zero clusters become what version 2 can say, over backing files as wel
   });
 });
 
+qemuTest("Snapshots with zero clusters read the same in version 2", async () => {
+  await withFolder((folder) => {
+    qemuImg("create", "-q", "-f", "raw", `${folder}/base.raw`, "3M");
+    qemuIo(`${folder}/base.raw`, ["write -P 5 0 3M"], "raw");
+    for (const base of [[], ["-b", "base.raw", "-F", "raw"]]) {
+      for (const clusterSize of ["512", "4k", "64k"]) {
+        const path = `${folder}/disk.qcow2`;
+        qemuImg("create", "-q", "-f", "qcow2", "-o", `cluster_size=${clusterSize}`, ...base, path, "4M");
+        qemuIo(path, ["write -P 1 0 1M", "write -P 1 2M 1M"]);
+        qemuImg("snapshot", "-c", "data", path);
+        qemuIo(path, ["write -P 2 512k 256k", "write -z 512k 128k", "write -z -u 1M 1536k"]);
+        for (const name of ["zeroes", "the same", "and again"]) qemuImg("snapshot", "-c", name, path);
+        qemuIo(path, ["write -P 3 600k 2M", "write -z 700k 64k"]);
+        const before = qemuContents(folder, path);
+        {
+          using disk = Qcow2File.open(path, { write: true, backing: "allow" });
+          disk.amend({ version: 2 });
+        }
+        assertClean(path);
+        assertEquals(described(path).slice(0, 1), ["0.10"]);
+        assertEquals(qemuContents(folder, path), before);
+        qemuImg("snapshot", "-a", "the same", path);
+        qemuImg("snapshot", "-d", "data", path);
+        qemuIo(path, ["write -P 7 1M 1M"]);
+        assertClean(path);
+        assertEquals(qemuContents(folder, path)[0], before[3]?.fill(7, MIB, 2 * MIB));
+      }
+    }
+  });
+});
+
+/** What a disk and its snapshots hold, as QEMU reads them. */
+function qemuContents(folder: string, path: string): Uint8Array[] {
+  const { snapshots = [] } = JSON.parse(qemuImg("info", "--output=json", path));
+  const selections: string[][] = [[], ...snapshots.map(({ id }: { id: string }) => ["-l", `snapshot.id=${id}`])];
+  return selections.map((selection) => {
+    qemuImg("convert", "-f", "qcow2", "-O", "raw", ...selection, path, `${folder}/read.raw`);
+    return Deno.readFileSync(`${folder}/read.raw`);
+  });
+}
+
+qemuTest("What QEMU made version 2 of, with zero clusters in a snapshot, is read and changed here", async () => {
+  await withFolder((folder) => {
+    qemuImg("create", "-q", "-f", "raw", `${folder}/base.raw`, "3M");
+    qemuIo(`${folder}/base.raw`, ["write -P 5 0 3M"], "raw");
+    const path = `${folder}/disk.qcow2`;
+    qemuImg("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "-b", "base.raw", "-F", "raw", path, "4M");
+    qemuIo(path, ["write -P 1 0 1M", "write -z -u 512k 1M"]);
+    qemuImg("snapshot", "-c", "zeroes", path);
+    qemuIo(path, ["write -P 3 0 3M"]);
+    const before = qemuContents(folder, path);
+    qemuImg("amend", "-o", "compat=0.10", path);
+    assertClean(path);
+    using disk = Qcow2File.open(path, { write: true, backing: "allow" });
+    assertEquals([disk, disk.openSnapshot("zeroes")].map((side) => readBytes(side, 0, 4 * MIB)), before);
+    disk.applySnapshot("zeroes");
+    disk.deleteSnapshot("zeroes");
+    disk.amend({ version: 3 });
+    assertEquals(readBytes(disk, 0, 4 * MIB), before[1]);
+    disk.close();
+    assertClean(path);
+  });
+});
+
+qemuTest("Images with subclusters and snapshots go on being QEMU's after they were amended here", async () => {
+  await withFolder((folder) => {
+    const path = `${folder}/disk.qcow2`;
+    qemuImg("create", "-q", "-f", "qcow2", "-o", "extended_l2=on,cluster_size=16k", path, "20M");
+    qemuIo(path, ["write -P 1 3k 2M", "write -z 4k 6k"]);
+    qemuImg("snapshot", "-c", "one", path);
+    for (const [theirs, ours] of [[64, 2], [32, 8], [4, 16]] as const) {
+      qemuImg("amend", "-o", `refcount_bits=${theirs},lazy_refcounts=on`, path);
+      {
+        using disk = Qcow2File.open(path, { write: true });
+        disk.amend({ refcountBits: ours, lazyRefcounts: false });
+        disk.writeAt(10 * MIB + 700, filled(MIB, ours));
+      }
+      assertClean(path);
+      assertEquals(described(path), ["1.1", false, ours, 20 * MIB]);
+      qemuIo(path, [
+        "read -P 0 0 3k",
+        "read -P 1 3k 1k",
+        "read -P 0 4k 6k",
+        "read -P 1 10k 2040k",
+        `read -P ${ours} 10486460 1M`,
+      ]);
+    }
+    qemuImg("snapshot", "-a", "one", path);
+    qemuIo(path, ["read -P 1 10k 2040k", "read -P 0 10M 2M"]);
+    assertClean(path);
+  });
+});
+
+qemuTest("A data file that was named anew here is QEMU's, and the other way round", async () => {
+  await withFolder((folder) => {
+    const path = `${folder}/disk.qcow2`;
+    const [first, second, third] = ["first", "second", "third"].map((name) => `${folder}/${name}.raw`);
+    if (first === undefined || second === undefined || third === undefined) return;
+    qemuImg("create", "-q", "-f", "qcow2", "-o", `data_file=${first},data_file_raw=on`, path, "8M");
+    qemuIo(path, ["write -P 1 0 3M"]);
+    {
+      using disk = Qcow2File.open(path, { write: true, dataFile: "allow" });
+      disk.amend({ dataFile: second, dataFileRaw: false, refcountBits: 64, lazyRefcounts: true });
+    }
+    Deno.renameSync(first, second);
+    const { "format-specific": { data } } = JSON.parse(qemuImg("info", "--output=json", path));
+    assertEquals([data["data-file"], data["data-file-raw"], data["refcount-bits"]], [second, false, 64]);
+    qemuIo(path, ["read -P 1 0 3M", "write -P 2 1M 1M"]);
+    assertQemuClean(path);
+    qemuImg("amend", "-o", `data_file=${third}`, path);
+    Deno.renameSync(second, third);
+    using disk = Qcow2File.open(path, { write: true, dataFile: "allow" });
+    assertEquals(readBytes(disk, MIB, MIB), filled(MIB, 2));
+    assertEquals(readBytes(disk, 2 * MIB, MIB), filled(MIB, 1));
+  });
+});
+
 qemuTest("Images that QEMU amended are read and amended here", async () => {
   await withFolder((folder) => {
     const path = `${folder}/disk.qcow2`;
