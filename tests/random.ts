@@ -23,9 +23,10 @@ export class Random {
 
   /**
    * @param name Keeps the numbers of one test apart from those of another.
+   * @param from What they depend on besides; the seed of this run without it.
    */
-  constructor(name: string) {
-    let state = seed | 0;
+  constructor(name: string, from = seed) {
+    let state = from | 0;
     for (const character of name) state = Math.imul(state ^ character.charCodeAt(0), 0x01000193);
     this.#state = state;
   }

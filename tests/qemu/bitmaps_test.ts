@@ -2,33 +2,7 @@ import { assertEquals } from "@std/assert";
 import { checkImage, type DirtyExtent, imageInfo, Qcow2File } from "../../mod.ts";
 import { assertQemuClean, filled, GIB, KIB, MIB, qemuImg, qemuIo, withFolder } from "../images.ts";
 import { qemuTest, run } from "../qemu.ts";
-
-/** What QEMU's NBD server tells of a bitmap that is switched off. */
-function dirtyAccordingToQemu(path: string, name: string): DirtyExtent[] | undefined {
-  let output;
-  try {
-    output = run("nbdinfo", [
-      "--json",
-      `--map=qemu:dirty-bitmap:${name}`,
-      "--",
-      "[",
-      ...["qemu-nbd", "-r", "-f", "qcow2", `--bitmap=${name}`, path],
-      "]",
-    ]);
-  } catch {
-    return undefined;
-  }
-  if (output.code !== 0) throw new Error(`nbdinfo ended with ${output.code}: ${output.stderr}`);
-  const found: { offset: number; length: number; type: number }[] = JSON.parse(output.stdout);
-  const extents: { offset: number; length: number }[] = [];
-  for (const { offset, length, type } of found) {
-    const last = extents.at(-1);
-    if (type === 0) continue;
-    if (last !== undefined && last.offset + last.length === offset) last.length += length;
-    else extents.push({ offset, length });
-  }
-  return extents;
-}
+import { dirtyAccordingToQemu } from "./dirty_extents.ts";
 
 function assertNoDamage(path: string): void {
   assertQemuClean(path);
