@@ -9,6 +9,7 @@ export const COMMAND_NAMES = [
   "amend",
   "bitmap",
   "check",
+  "compare",
   "convert",
   "create",
   "help",
@@ -87,6 +88,23 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       "checking failed.",
     options: [FORMAT, OUTPUT, QUIET, ["-r leaks|all", "mend: only wasted space, or everything"], SHARE],
     examples: ["check disk.qcow2", "check -r all disk.qcow2"],
+  },
+  compare: {
+    summary: "tell whether two images hold the same",
+    usage: "compare [-f FORMAT] [-F FORMAT] [-p] [-q] [-s] [-U] FILE1 FILE2",
+    description: "Compares what the disks read as; what the longer one has more must read as zeroes. Exits with 0\n" +
+      "where they are the same, 1 where they differ, 2 where one cannot be opened, 3 and 4 where one cannot\n" +
+      "be read.",
+    options: [
+      ["-f FORMAT", "format of FILE1, raw or qcow2; without it, its first bytes tell"],
+      ["-F FORMAT", "format of FILE2"],
+      ["-s", "sizes and what is allocated must be the same as well"],
+      ["-p", "show progress"],
+      QUIET,
+      ["-U, --force-share", "take no lock, for images that somebody writes to"],
+      ["-T", "accepted as qemu-img does, without effect"],
+    ],
+    examples: ["compare disk.raw disk.qcow2", "compare -s -f qcow2 -F qcow2 one.qcow2 other.qcow2"],
   },
   convert: {
     summary: "copy images into a new one",

@@ -18,6 +18,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   amend: async () => (await import("./amend.ts")).amend,
   bitmap: async () => (await import("./bitmap.ts")).bitmap,
   check: async () => (await import("./check.ts")).check,
+  compare: async () => (await import("./compare.ts")).compare,
   convert: async () => (await import("./convert.ts")).convert,
   create: async () => (await import("./create.ts")).create,
   info: async () => (await import("./info.ts")).info,
