@@ -15,6 +15,7 @@ export const COMMAND_NAMES = [
   "help",
   "info",
   "map",
+  "measure",
   "resize",
   "snapshot",
 ] as const;
@@ -144,6 +145,23 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
     ],
     examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
+  },
+  measure: {
+    summary: "tell how large an image would be",
+    usage: "measure [-O FORMAT] [-o OPTIONS] {--size SIZE | [-f FORMAT] [-l SNAPSHOT] [-U] FILE}",
+    description:
+      "Tells how many bytes a new image takes at most that holds what FILE holds, or an empty disk of SIZE;\n" +
+      `and how many once every cluster of it is allocated. Nothing is made.\n${SIZES}`,
+    options: [
+      ["-O FORMAT", "format of the new image, raw (the default) or qcow2"],
+      ["-o NAME=VALUE,…", "its options, as for create. May be repeated"],
+      ["--size SIZE", "measure an empty disk of this size"],
+      FORMAT,
+      ["-l SNAPSHOT", "measure a snapshot: its identifier or name"],
+      OUTPUT,
+      SHARE,
+    ],
+    examples: ["measure -O qcow2 disk.raw", "measure -O qcow2 -o cluster_size=2M --output json --size 1T"],
   },
   amend: {
     summary: "change what an image was created with",

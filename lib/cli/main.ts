@@ -23,6 +23,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   create: async () => (await import("./create.ts")).create,
   info: async () => (await import("./info.ts")).info,
   map: async () => (await import("./map.ts")).map,
+  measure: async () => (await import("./measure.ts")).measure,
   resize: async () => (await import("./resize.ts")).resize,
   snapshot: async () => (await import("./snapshot.ts")).snapshot,
   help: () => Promise.resolve(help),
