@@ -9,11 +9,13 @@ export const COMMAND_NAMES = [
   "amend",
   "bitmap",
   "check",
+  "compare",
   "convert",
   "create",
   "help",
   "info",
   "map",
+  "measure",
   "resize",
   "snapshot",
 ] as const;
@@ -88,6 +90,23 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
     options: [FORMAT, OUTPUT, QUIET, ["-r leaks|all", "mend: only wasted space, or everything"], SHARE],
     examples: ["check disk.qcow2", "check -r all disk.qcow2"],
   },
+  compare: {
+    summary: "tell whether two images hold the same",
+    usage: "compare [-f FORMAT] [-F FORMAT] [-p] [-q] [-s] [-U] FILE1 FILE2",
+    description: "Compares what the disks read as; what the longer one has more must read as zeroes. Exits with 0\n" +
+      "where they are the same, 1 where they differ, 2 where one cannot be opened, 3 and 4 where one cannot\n" +
+      "be read.",
+    options: [
+      ["-f FORMAT", "format of FILE1, raw or qcow2; without it, its first bytes tell"],
+      ["-F FORMAT", "format of FILE2"],
+      ["-s", "sizes and what is allocated must be the same as well"],
+      ["-p", "show progress"],
+      QUIET,
+      ["-U, --force-share", "take no lock, for images that somebody writes to"],
+      ["-T", "accepted as qemu-img does, without effect"],
+    ],
+    examples: ["compare disk.raw disk.qcow2", "compare -s -f qcow2 -F qcow2 one.qcow2 other.qcow2"],
+  },
   convert: {
     summary: "copy images into a new one",
     usage: "convert [OPTION…] SOURCE… TARGET",
@@ -127,6 +146,23 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
     ],
     examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
+  },
+  measure: {
+    summary: "tell how large an image would be",
+    usage: "measure [-O FORMAT] [-o OPTIONS] {--size SIZE | [-f FORMAT] [-l SNAPSHOT] [-U] FILE}",
+    description:
+      "Tells how many bytes a new image takes at most that holds what FILE holds, or an empty disk of SIZE;\n" +
+      `and how many once every cluster of it is allocated. Nothing is made.\n${SIZES}`,
+    options: [
+      ["-O FORMAT", "format of the new image, raw (the default) or qcow2"],
+      ["-o NAME=VALUE,…", "its options, as for create. May be repeated"],
+      ["--size SIZE", "measure an empty disk of this size"],
+      FORMAT,
+      ["-l SNAPSHOT", "measure a snapshot: its identifier or name"],
+      OUTPUT,
+      SHARE,
+    ],
+    examples: ["measure -O qcow2 disk.raw", "measure -O qcow2 -o cluster_size=2M --output json --size 1T"],
   },
   amend: {
     summary: "change what an image was created with",

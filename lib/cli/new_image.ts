@@ -18,7 +18,8 @@ import { CliError, explainCreateError, notSupported } from "./errors.ts";
 import { knownFormat } from "./image_files.ts";
 import type { ImageOptions } from "./image_options.ts";
 
-const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
+/** The modes of preallocation by their names. */
+export const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
 const MAX_INT64 = 2n ** 63n - 1n;
 const SECTOR_SIZE = 512n;

@@ -6,6 +6,7 @@
 
 import { ProgressBar } from "@std/cli/unstable-progress-bar";
 import type { Console } from "./console.ts";
+import { toFixedHalfEven } from "./sizes.ts";
 
 /** Shows progress. */
 export interface ProgressDisplay {
@@ -111,7 +112,66 @@ class LineProgress implements ProgressDisplay {
   }
 
   #print(percent: number): void {
-    this.#console.out(`    (${percent.toFixed(2)}/100%)\r`);
+    this.#console.out(formatPercent(percent));
     this.#shown = percent;
   }
+}
+
+/**
+ * Adds shares up to a percentage and shows it, in single precision as `qemu-img` does, so that the lines are the same. For commands
+ * that count in percent; nothing is shown before the first call.
+ */
+export class PercentProgress {
+  readonly #show: (percent: number) => void;
+  readonly #end: () => Promise<void>;
+  #percent = 0;
+
+  /**
+   * @param console Where to print.
+   * @param options When to show it.
+   * @param step At least so many percent lie between two lines.
+   */
+  constructor(console: Console, options: ProgressOptions, step: number) {
+    if (console.stderrIsTerminal || !wantsProgress(console, options)) {
+      const display = showProgress(console, 100, options);
+      this.#show = (percent) => display.update(percent);
+      this.#end = () => display.stop(true);
+      return;
+    }
+    let shown = 0;
+    this.#show = (percent) => {
+      if (percent <= shown + step && percent !== 100 && percent !== 0) return;
+      shown = percent;
+      console.out(formatPercent(percent));
+    };
+    this.#end = () => Promise.resolve(console.out("\n"));
+  }
+
+  /**
+   * Tells that the work has come to a percentage.
+   *
+   * @param percent From 0 to 100.
+   */
+  set(percent: number): void {
+    this.#percent = Math.min(100, Math.fround(percent));
+    this.#show(this.#percent);
+  }
+
+  /**
+   * Tells that the work has come further.
+   *
+   * @param share By how many percent.
+   */
+  add(share: number): void {
+    this.set(this.#percent + Math.fround(share));
+  }
+
+  /** Ends the display. */
+  async stop(): Promise<void> {
+    await this.#end();
+  }
+}
+
+function formatPercent(percent: number): string {
+  return `    (${toFixedHalfEven(percent, 2)}/100%)\r`;
 }

@@ -116,6 +116,16 @@ function decodeBitmapEntry(bytes: Uint8Array, offset: number): BitmapEntry {
 }
 
 /**
+ * How many bytes the entry of a bitmap takes.
+ *
+ * @param nameLength Length of its name in bytes.
+ * @returns A multiple of 8.
+ */
+export function bitmapEntryLength(nameLength: number): number {
+  return alignUp(ENTRY_HEAD_LENGTH + nameLength, 8);
+}
+
+/**
  * Encodes the entry of a new bitmap.
  *
  * @param fields What it says.
@@ -131,7 +141,7 @@ export function encodeBitmapEntry(fields: BitmapEntryFields): BitmapEntry {
       { found: name.length, expected: `1 to ${MAX_BITMAP_NAME_LENGTH}` },
     );
   }
-  const bytes = new Uint8Array(alignUp(ENTRY_HEAD_LENGTH + name.length, 8));
+  const bytes = new Uint8Array(bitmapEntryLength(name.length));
   const view = viewOf(bytes);
   writeUint64(view, 0, fields.tableOffset);
   view.setUint32(8, fields.tableEntryCount);

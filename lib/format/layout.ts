@@ -132,7 +132,7 @@ export function createLayout(options: LayoutOptions): Layout {
       "Extended L2 entries are only supported with compatibility level 1.1 and above (use version 3 or greater)",
     );
   }
-  const geometry = geometryFor(clusterSize, refcountBits, extendedL2);
+  const geometry = layoutGeometry(clusterSize, refcountBits, extendedL2);
   if (!Number.isSafeInteger(options.size) || options.size < 0) {
     throw argument(`Virtual size is ${options.size}, expected a whole number of bytes from 0 to 2^53 - 1`);
   }
@@ -241,7 +241,16 @@ function extensionsFor(
   return extensions;
 }
 
-function geometryFor(clusterSize: number, refcountBits: number, extendedL2: boolean): Geometry {
+/**
+ * The geometry that a new image shall have.
+ *
+ * @param clusterSize Cluster size in bytes.
+ * @param refcountBits Refcount width in bits.
+ * @param extendedL2 Whether clusters have subclusters.
+ * @returns The geometry.
+ * @throws {Qcow2Error} With code `invalid-argument` where the format knows no such sizes.
+ */
+export function layoutGeometry(clusterSize: number, refcountBits: number, extendedL2: boolean): Geometry {
   const clusterBits = Math.log2(clusterSize);
   if (!Number.isInteger(clusterBits) || clusterBits < 9 || clusterBits > 21) {
     throw argument(`Cluster size must be a power of two between 512 and 2048k, found ${clusterSize}`);
@@ -258,11 +267,24 @@ function geometryFor(clusterSize: number, refcountBits: number, extendedL2: bool
   return geometryOf({ clusterBits, refcountOrder, extendedL2 });
 }
 
-/** How many clusters the refcounts of an image take so that they describe themselves and the given number of others. */
-function refcountClusters(
-  geometry: Geometry,
-  otherClusterCount: number,
-): { tableClusterCount: number; blockCount: number; clusterCount: number } {
+/** How many clusters the refcounts of an image take, see {@linkcode refcountClusters}. */
+export interface RefcountClusters {
+  /** Clusters of the refcount table. */
+  readonly tableClusterCount: number;
+  /** Refcount blocks, which are a cluster each. */
+  readonly blockCount: number;
+  /** All clusters that are counted, those of the refcounts included. */
+  readonly clusterCount: number;
+}
+
+/**
+ * How many clusters the refcounts of an image take so that they describe themselves and others.
+ *
+ * @param geometry The image's geometry.
+ * @param otherClusterCount How many other clusters there are.
+ * @returns The counts.
+ */
+export function refcountClusters(geometry: Geometry, otherClusterCount: number): RefcountClusters {
   let tableClusterCount = 1;
   let blockCount = 1;
   for (;;) {

@@ -213,12 +213,17 @@ export class GuestIo {
     for (let position = offset; position < end; position += run.length) {
       this.#mapping.find(position, end - position, run);
       const inBacking = Math.min(position + run.length, backingSize) - position;
-      if (!isUnallocated(run.kind) || this.#backing === undefined || inBacking <= 0) {
+      if (!isUnallocated(run.kind) || this.#backing === undefined) {
         yield extentOf(position, run.length, run);
         continue;
       }
-      for (const extent of this.#backing.extents(position, inBacking)) yield { ...extent, depth: extent.depth + 1 };
-      if (inBacking < run.length) yield extentOf(position + inBacking, run.length - inBacking, run);
+      if (inBacking > 0) {
+        for (const extent of this.#backing.extents(position, inBacking)) yield { ...extent, depth: extent.depth + 1 };
+      }
+      // Behind the end of the backing disk, that end says that there are zeroes.
+      const start = position + Math.max(0, inBacking);
+      const length = position + run.length - start;
+      if (length > 0) yield { offset: start, length, kind: "unallocated", depth: 0 };
     }
   }
 
@@ -523,7 +528,8 @@ function readBacking(backing: Disk, offset: number, into: Uint8Array): void {
 }
 
 function extentOf(offset: number, length: number, run: MappedRun): Extent {
-  const onHost = run.kind === ClusterKind.data || run.kind === ClusterKind.zeroAllocated;
+  const onHost = run.kind === ClusterKind.data || run.kind === ClusterKind.zeroAllocated ||
+    run.kind === ClusterKind.reserved;
   return {
     offset,
     length,

@@ -4,10 +4,10 @@
  * @module
  */
 
-import { Buffer } from "node:buffer";
 import type { Disk, Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
+import { CHUNK_SIZE, isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
 /** How far an operation has come. */
@@ -73,13 +73,7 @@ export interface ConvertResult {
   readonly zeroBytes: number;
 }
 
-/** How much is read at once, in bytes: host calls of this size cost nearly nothing beside the copying itself. */
-const CHUNK_SIZE = 2 * 1024 * 1024;
 const DEFAULT_SPARSE_SIZE = 4096;
-const SECTOR_SIZE = 512;
-
-/** Static zeroes to compare with, a word of memory at a time in native code. */
-const zeroes = Buffer.alloc(CHUNK_SIZE);
 
 /**
  * Copies one disk to another of at least the same size. What reads as zeroes in the source becomes a hole in the target. What
@@ -262,12 +256,4 @@ class Copy {
     if (!this.#options.targetIsZero) this.#target.writeZeroesAt(offset, length, { unmap: true });
     this.#zeroBytes += length;
   }
-}
-
-function isAllZero(bytes: Uint8Array, start: number, end: number): boolean {
-  for (let from = start; from < end; from += zeroes.length) {
-    const to = Math.min(end, from + zeroes.length);
-    if (Buffer.compare(bytes.subarray(from, to), zeroes.subarray(0, to - from)) !== 0) return false;
-  }
-  return true;
 }

@@ -1,5 +1,5 @@
 /**
- * Jobs over whole images: convert, check, info and map.
+ * Jobs over whole images: convert, compare, check, measure, info and map.
  *
  * ```ts
  * import { convert } from "@disk/qcow2/operations";
@@ -9,6 +9,8 @@
  */
 
 export * from "./check.ts";
+export * from "./compare.ts";
 export * from "./convert.ts";
 export * from "./info.ts";
 export * from "./map.ts";
+export * from "./measure.ts";

@@ -24,6 +24,18 @@ qemuTest("map tells of qcow2 images what qemu-img tells", async () => {
   await assertSameMap("-f", "raw", path);
 });
 
+qemuTest("map tells where parts of a cluster stand that are not allocated", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  const overlay = folder.path("overlay.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", path, "1M");
+  qemuIo(path, "write -P 1 4k 2k", "write -z 64k 2k");
+  await assertSameMap(path);
+  qemuImg("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", path, "-F", "qcow2", overlay, "2M");
+  qemuIo(overlay, "write -P 1 1020k 2k", "write -P 2 4k 2k");
+  await assertSameMap(overlay);
+});
+
 qemuTest("map begins and ends where it is told to", async () => {
   using folder = new Folder();
   const path = folder.path("disk.qcow2");

@@ -1,0 +1,162 @@
+/**
+ * `measure`: tells how large an image would be.
+ *
+ * @module
+ */
+
+import type { Disk } from "../disk.ts";
+import { Qcow2Error } from "../errors.ts";
+import type { ImageType } from "../image/detect.ts";
+import type { Qcow2File } from "../image/qcow2_file.ts";
+import { measure as measureImage, type Measurement, type MeasureOptions } from "../operations/measure.ts";
+import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { type Context, report } from "./console.ts";
+import { CliError, explainIoError, notSupported } from "./errors.ts";
+import { commandHelp } from "./help.ts";
+import { openImage, targetFormat } from "./image_files.ts";
+import { ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
+import { formatJson, type JsonValue } from "./json.ts";
+import { PREALLOCATION_MODES } from "./new_image.ts";
+import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { parseSizeArgument } from "./sizes.ts";
+import { openSnapshot, openSnapshotImage } from "./snapshot_source.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  ...IMAGE_OPTIONS,
+  OUTPUT_OPTION,
+  { name: "target-format", short: "O", shortOnly: true, takesValue: true },
+  { name: "options", short: "o", shortOnly: true, takesValue: true },
+  { name: "snapshot", short: "l", shortOnly: true, takesValue: true },
+  { name: "size", takesValue: true },
+];
+
+const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, "1.1": 3 };
+
+/**
+ * Runs the command.
+ *
+ * @param context Where to print.
+ * @param args What follows `measure`.
+ * @returns The exit status.
+ * @throws {CliError} Where it fails.
+ */
+export async function measure(context: Context, args: readonly string[]): Promise<number> {
+  const parsed = parseArguments("measure", args, OPTIONS);
+  const { console, programName } = context;
+  if (parsed.has("help")) {
+    console.out(commandHelp("measure", programName));
+    return 0;
+  }
+  const list = joinOptionLists(parsed.all("options"));
+  const output = outputFormatOf(parsed);
+  const size = parsed.all("size").map((text) => parseSizeArgument("image size", text)).at(-1);
+  const name = sourceName(parsed, size);
+  refuseImageDescriptions(parsed);
+  using image = name === undefined ? undefined : openSnapshotted(context, name, parsed);
+  using source = name === undefined ? undefined : openSource(name, parsed, image);
+  const format = targetFormat(parsed.last("target-format") ?? "raw");
+  const options = imageOptions(context, format, list);
+  if (size !== undefined) options.set("size", String(size));
+  const wanted = format === "raw" ? { format } : measureOptions(options);
+  // A size that was given must fit even where it is not the one that counts.
+  const empty = await measuring(Number(options.number("size") ?? 0n), wanted);
+  const withBitmaps = image === undefined ? wanted : { ...wanted, bitmapsOf: image };
+  const result = source === undefined ? empty : await measuring(source, withBitmaps);
+  console.out(output === "human" ? formatHuman(result) : `${formatJson(toJson(result))}\n`);
+  return 0;
+}
+
+/** The name of the image that is measured; none where it is a size. */
+function sourceName(parsed: Arguments, size: bigint | undefined): string | undefined {
+  const [name, ...others] = parsed.operands;
+  if (others.length > 0) throw new CliError("At most one filename argument is allowed.");
+  if (name === undefined && ["image-opts", "format", "snapshot"].some((option) => parsed.has(option))) {
+    throw new CliError("--image-opts, -f, and -l require a filename argument.");
+  }
+  if (name !== undefined && size !== undefined) {
+    throw new CliError("--size N cannot be used together with a filename.");
+  }
+  if (name === undefined && size === undefined) {
+    throw new CliError("Either --size N or one filename must be specified.");
+  }
+  return name;
+}
+
+/** The image of which a snapshot is measured, where it is a snapshot. */
+function openSnapshotted(context: Context, name: string, parsed: Arguments): Qcow2File | undefined {
+  const snapshot = parsed.last("snapshot");
+  if (snapshot === undefined) return undefined;
+  if (snapshot.startsWith("snapshot.")) checkSnapshotOptions(context, snapshot);
+  return openSnapshotImage(name, { format: parsed.last("format"), lock: !parsed.has("force-share") });
+}
+
+function checkSnapshotOptions(context: Context, snapshot: string): void {
+  for (const [option] of parseOptionList(snapshot)) {
+    if (option === "snapshot.id" || option === "snapshot.name") continue;
+    report(context, `Invalid parameter '${option}'`);
+    throw new CliError(`Failed in parsing snapshot param '${snapshot}'`);
+  }
+}
+
+function openSource(name: string, parsed: Arguments, image: Qcow2File | undefined): Disk {
+  if (image !== undefined) return openSnapshot(image, parsed.last("snapshot") ?? "");
+  return openImage(name, { format: parsed.last("format"), lock: !parsed.has("force-share") });
+}
+
+function imageOptions(context: Context, format: ImageType, list: string | undefined): ImageOptions {
+  const options = new ImageOptions(format);
+  try {
+    for (const [option, value] of parseOptionList(list ?? "")) options.set(option, value);
+  } catch (error) {
+    if (!(error instanceof CliError)) throw error;
+    report(context, error.message);
+    throw new CliError(`Invalid options for file format '${format}'`);
+  }
+  return options;
+}
+
+function measureOptions(options: ImageOptions): MeasureOptions {
+  const compat = options.text("compat") ?? "1.1";
+  const version = Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;
+  if (version === undefined) throw new CliError(`Invalid compatibility level: '${compat}'`);
+  const preallocation = PREALLOCATION_MODES.find((mode) => mode === (options.text("preallocation") ?? "off"));
+  if (preallocation === undefined) {
+    throw new CliError(`invalid parameter value: ${options.text("preallocation")}`);
+  }
+  if (options.text("encrypt.format") === "luks") throw notSupported("Encryption");
+  return {
+    version,
+    preallocation,
+    clusterSize: Number(options.number("cluster_size")),
+    refcountBits: Number(options.number("refcount_bits")),
+    extendedL2: options.isOn("extended_l2"),
+    hasBackingFile: options.text("backing_file") !== undefined,
+  };
+}
+
+async function measuring(source: Disk | number, options: MeasureOptions): Promise<Measurement> {
+  try {
+    return await measureImage(source, options);
+  } catch (error) {
+    if (error instanceof Qcow2Error && error.code === "invalid-argument") {
+      // QEMU does not say what it has found.
+      throw new CliError(error.message.replace(/, found .*/, "").replace("version 3", "compat=1.1"));
+    }
+    throw new CliError(`Unable to get block status: ${explainIoError(error)}`);
+  }
+}
+
+function formatHuman({ required, fullyAllocated, bitmaps }: Measurement): string {
+  return `required size: ${BigInt(required)}\nfully allocated size: ${BigInt(fullyAllocated)}\n` +
+    (bitmaps === undefined ? "" : `bitmaps size: ${bitmaps}\n`);
+}
+
+function toJson({ required, fullyAllocated, bitmaps }: Measurement): JsonValue {
+  // QEMU prints the upper half of what 64 bits can hold as negative numbers here.
+  return {
+    ...(bitmaps === undefined ? {} : { bitmaps }),
+    required: BigInt.asIntN(64, BigInt(required)),
+    "fully-allocated": BigInt.asIntN(64, BigInt(fullyAllocated)),
+  };
+}
