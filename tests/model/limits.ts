@@ -41,10 +41,8 @@ const FORBIDDEN: readonly Limit[] = [
 
 /** What QEMU does, and this package does not yet. An entry goes with the refusal. */
 const NOT_YET: readonly Limit[] = [
-  { changes: SNAPSHOTS, holds: ({ kind }) => kind.extendedL2 },
   { changes: ["resize"], holds: ({ plain }) => plain.bitmaps.length > 0 },
   { changes: ["resize"], holds: ({ kind }) => kind.extendedL2 || kind.dataFile !== "none" },
-  { changes: ["amend"], holds: ({ kind }) => kind.extendedL2 || kind.dataFile !== "none" },
 ];
 
 /** Whether a change can be made to an image in some state. */

@@ -22,6 +22,9 @@ const MAX_BITMAPS = 4;
 /** The most bits of a bitmap, so that one does not outweigh the disk. */
 const MAX_BITMAP_BITS = 2 ** 21;
 
+/** What the random amendments change; a resize is a step of its own. */
+type Amendment = Pick<AmendOptions, "version" | "refcountBits" | "lazyRefcounts">;
+
 type Step = (session: Session) => void;
 
 /** Each step as often as it is to be taken among the others. */
@@ -282,7 +285,7 @@ export class Session {
     this.#amendWith({ version: 2, lazyRefcounts: false }, "unsupported", () => plain.snapshots.length > 0);
   }
 
-  #amendWith(options: AmendOptions, refusal?: Qcow2ErrorCode, mayRefuse: () => boolean = () => false): void {
+  #amendWith(options: Amendment, refusal?: Qcow2ErrorCode, mayRefuse: () => boolean = () => false): void {
     this.#image.note(`amend ${JSON.stringify(options)}`);
     const done = this.#attempt(
       () => {
