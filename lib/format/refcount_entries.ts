@@ -45,6 +45,29 @@ export function getRefcount(view: DataView, index: number, order: number): numbe
 }
 
 /**
+ * Reads a refcount to be shown: all digits of it, however many there are.
+ *
+ * @param view A refcount block, or a slice of one.
+ * @param index Index of the refcount in the view.
+ * @param order Base-2 logarithm of the width in bits, 0 to 6.
+ * @returns The refcount as a decimal number.
+ *
+ * @example Usage
+ * ```ts
+ * import { refcountText } from "@disk/qcow2/format";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const view = new DataView(new ArrayBuffer(512));
+ * view.setBigUint64(8, 2n ** 64n - 1n);
+ * assertEquals(refcountText(view, 1, 6), "18446744073709551615");
+ * ```
+ */
+export function refcountText(view: DataView, index: number, order: number): string {
+  const refcount = getRefcount(view, index, order);
+  return String(refcount <= Number.MAX_SAFE_INTEGER ? refcount : view.getBigUint64(index * 8));
+}
+
+/**
  * Writes a refcount.
  *
  * @param view A refcount block, or a slice of one.

@@ -145,8 +145,7 @@ class Check {
   }
 
   /** Tells of a refcount again that was wrong and is right now. */
-  #noteRepair({ cluster, refcount, reference }: RefcountDifference): void {
-    const kind = refcount < reference ? "corruption" : "leak";
+  #noteRepair({ kind, cluster, refcount, reference }: RefcountDifference): void {
     this.#counts[kind]--;
     const message = `Repairing cluster ${cluster} refcount=${refcount} reference=${reference}`;
     this.#note(kind, message, cluster * this.#metadata.geometry.clusterSize, { fixed: true });
@@ -162,17 +161,19 @@ class Check {
       if (refcount > 0 || reference > 0) differences.highestCluster = Math.max(differences.highestCluster, cluster);
       if (refcount === reference) continue;
       const isLeak = refcount > reference;
+      const kind = isLeak ? "leak" : "corruption";
       if (refcount === 0) differences.usedClusterIsFree = true;
+      const shown = refcount === 0 ? "0" : this.#metadata.refcounts.textOf(cluster);
       this.#note(
-        isLeak ? "leak" : "corruption",
-        `${isLeak ? "Leaked" : "ERROR"} cluster ${cluster} refcount=${refcount} reference=${reference}`,
+        kind,
+        `${isLeak ? "Leaked" : "ERROR"} cluster ${cluster} refcount=${shown} reference=${reference}`,
         cluster * this.#metadata.geometry.clusterSize,
       );
       // Without a rebuild a refcount can only be raised where it has a block already.
       const canFix = isLeak
         ? repair !== undefined && this.#canLower
         : this.#canRebuild || (repair === "all" && this.#sound && refcount > 0);
-      if (canFix) differences[isLeak ? "lower" : "raise"].push({ cluster, refcount, reference });
+      if (canFix) differences[isLeak ? "lower" : "raise"].push({ kind, cluster, refcount: shown, reference });
     }
     return differences;
   }
@@ -217,7 +218,7 @@ class Check {
           "corruption",
           `${repairing ? "Repairing" : "ERROR"} OFLAG_COPIED L2 cluster: l1_index=${l1Index} l1_entry=${
             hexEntry(upper, lower)
-          } refcount=${refcount}`,
+          } refcount=${refcounts.textOf(tableOffset / geometry.clusterSize)}`,
           mapping.l1.offset + l1Index * 8,
           { fixed: repairing },
         );
@@ -248,13 +249,14 @@ class Check {
       const offset = entryOffset(upper, lower);
       if ((upper & COMPRESSED_FLAG) !== 0 || offset === 0 || offset % geometry.clusterSize !== 0) continue;
       // Clusters of a data file have no refcounts, and belong to this disk alone.
-      const refcount = dataFile ? 1 : refcounts.get(offset / geometry.clusterSize);
+      const cluster = offset / geometry.clusterSize;
+      const refcount = dataFile ? 1 : refcounts.get(cluster);
       if ((refcount === 1) === ((upper & COPIED_FLAG) !== 0)) continue;
       this.#note(
         "corruption",
-        `${repairing ? "Repairing" : "ERROR"} OFLAG_COPIED data cluster: l2_entry=${
-          hexEntry(upper, lower)
-        } refcount=${refcount}`,
+        `${repairing ? "Repairing" : "ERROR"} OFLAG_COPIED data cluster: l2_entry=${hexEntry(upper, lower)} refcount=${
+          dataFile ? 1 : refcounts.textOf(cluster)
+        }`,
         tableOffset + position,
         { fixed: repairing, times },
       );
@@ -274,9 +276,10 @@ class Check {
 }
 
 interface RefcountDifference {
+  readonly kind: "corruption" | "leak";
   readonly cluster: number;
-  /** What is stored. */
-  readonly refcount: number;
+  /** What is stored, to be shown. */
+  readonly refcount: string;
   /** What was counted. */
   readonly reference: number;
 }

@@ -33,7 +33,7 @@ export function changeRefcountWidth(metadata: ImageMetadata, refcountBits: numbe
       "refcount-overflow",
       `Cannot decrease refcount entry width to ${refcountBits} bits: Cluster at offset 0x${
         offset.toString(16)
-      } has a refcount of ${refcount}`,
+      } has a refcount of ${metadata.refcounts.textOf(cluster)}`,
       { offset, found: refcount, expected: `at most ${geometry.maxRefcount}` },
     );
   }

@@ -7,7 +7,7 @@
 import { hex, Qcow2Error } from "../errors.ts";
 import type { Geometry } from "../format/geometry.ts";
 import { MAX_REFCOUNT_TABLE_LENGTH } from "../format/limits.ts";
-import { findRefcount, getRefcount, setRefcount } from "../format/refcount_entries.ts";
+import { findRefcount, getRefcount, refcountText, setRefcount } from "../format/refcount_entries.ts";
 import { entryLower, entryUpper, refcountTableEntryOffset } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
 import type { OrderedFile } from "./ordered_file.ts";
@@ -134,6 +134,19 @@ export class Refcounts {
     return slice === undefined
       ? 0
       : getRefcount(slice.view, clusterIndex % this.#entriesPerSlice, this.#geometry.refcountOrder);
+  }
+
+  /**
+   * The refcount of a cluster, to be shown.
+   *
+   * @param clusterIndex Index of the cluster in the host file.
+   * @returns All digits of it.
+   */
+  textOf(clusterIndex: number): string {
+    const slice = this.#sliceOf(clusterIndex);
+    return slice === undefined
+      ? "0"
+      : refcountText(slice.view, clusterIndex % this.#entriesPerSlice, this.#geometry.refcountOrder);
   }
 
   /**

@@ -18,7 +18,7 @@ import {
   setUint64,
   withFolder,
 } from "../images.ts";
-import { qemuTest } from "../qemu.ts";
+import { qemuTest, run } from "../qemu.ts";
 import { Random, seed } from "../random.ts";
 
 const COPIED = 1n << 63n;
@@ -409,6 +409,29 @@ Deno.test("checkImage() builds refcounts anew beside a cluster that is in use an
   disk.close();
   assertEquals(countsOf(check(image).result), { corruptions: 0, leaks: 0 });
 });
+
+qemuTest("Refcounts beyond 2^53 are told digit by digit, as QEMU tells them", () =>
+  withFolder((folder) => {
+    const path = `${folder}/disk.qcow2`;
+    for (const refcount of [2n ** 53n - 1n, 2n ** 53n + 1n, 2n ** 63n + 12345n, 2n ** 64n - 1n]) {
+      const image = usedImage(65536, 64);
+      const map = new ImageMap(image);
+      const block = Number(getUint64(image, map.table));
+      // A data cluster, an L2 table, and a cluster that nobody uses.
+      for (const offset of [map.data(0, 0), map.l2Entry(0, 0), map.freeCluster()]) {
+        setUint64(image, block + offset / map.clusterSize * 8, refcount);
+      }
+      Deno.writeFileSync(path, image.toBytes());
+      const messages: string[] = [];
+      checkImage(copyOf(image), { onFinding: ({ message }) => messages.push(message) });
+      const { stderr } = run("qemu-img", ["check", "-f", "qcow2", path]);
+      assertEquals(messages.sort(), stderr.split("\n").filter((line) => line !== "").sort());
+      assertEquals(messages.length, 5);
+      using disk = Qcow2File.open(image, { write: true });
+      const error = assertCode("refcount-overflow", () => disk.amend({ refcountBits: 32 }));
+      assertEquals(error.message.endsWith(` has a refcount of ${refcount}`), true, error.message);
+    }
+  }));
 
 qemuTest("qemu-img check finds nothing after refcounts were built anew", () =>
   withFolder((folder) => {
