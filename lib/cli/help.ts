@@ -167,7 +167,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
   amend: {
     summary: "change what an image was created with",
     usage: "amend [-f FORMAT] -o OPTIONS [-p] [-q] [--force] FILE",
-    description: "Changes version, refcount width, lazy refcounts or size of FILE, in place.",
+    description: "Changes version, refcount width, lazy refcounts, size or name of the data file of FILE, in place.\n" +
+      "The data file is not touched: data_file=NAME only says where it stands from now on.",
     options: [
       FORMAT,
       ["-o NAME=VALUE,…", "what to change; -o help lists it. May be repeated"],
@@ -175,7 +176,11 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       QUIET,
       ["--force, -t", "accepted as qemu-img does, without effect"],
     ],
-    examples: ["amend -o compat=1.1,lazy_refcounts=on disk.qcow2", "amend -o refcount_bits=64 disk.qcow2"],
+    examples: [
+      "amend -o compat=1.1,lazy_refcounts=on disk.qcow2",
+      "amend -o refcount_bits=64 disk.qcow2",
+      "amend -o data_file=/srv/disk.raw disk.qcow2",
+    ],
   },
   resize: {
     summary: "make the disk of an image longer or shorter",

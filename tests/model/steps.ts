@@ -22,9 +22,6 @@ const MAX_BITMAPS = 4;
 /** The most bits of a bitmap, so that one does not outweigh the disk. */
 const MAX_BITMAP_BITS = 2 ** 21;
 
-/** What the random amendments change; a resize is a step of its own. */
-type Amendment = Pick<AmendOptions, "version" | "refcountBits" | "lazyRefcounts">;
-
 type Step = (session: Session) => void;
 
 /** Each step as often as it is to be taken among the others. */
@@ -259,9 +256,12 @@ export class Session {
   amend(): void {
     const { random, kind } = this.#image;
     if (!random.oneIn(3) || !this.#may("amend")) return;
-    switch (random.below(3)) {
+    switch (random.below(4)) {
       case 0:
         this.#amendVersion();
+        break;
+      case 2:
+        if (random.oneIn(4)) this.#amendDataFile();
         break;
       case 1: {
         if (kind.version === 2) break;
@@ -280,12 +280,25 @@ export class Session {
       this.#amendWith({ version: 3 });
       return;
     }
-    if (kind.refcountBits !== 16 || kind.compression !== "zlib" || plain.bitmaps.length > 0) return;
-    // Version 2 can neither say that a snapshot has another size nor that a part of it is zero.
-    this.#amendWith({ version: 2, lazyRefcounts: false }, "unsupported", () => plain.snapshots.length > 0);
+    if (kind.refcountBits !== 16 || plain.bitmaps.length > 0) return;
+    // Version 2 cannot say that a snapshot has another size, and knows none of these features.
+    const cannotSay = () =>
+      kind.extendedL2 || kind.dataFile !== "none" || kind.compression !== "zlib" ||
+      plain.snapshots.some(({ content }) => content.size !== plain.content.size);
+    if (this.#amendWith({ version: 2, lazyRefcounts: false }, "unsupported", cannotSay)) {
+      this.#image.kind = { ...this.#image.kind, compression: "zlib" };
+    }
   }
 
-  #amendWith(options: Amendment, refusal?: Qcow2ErrorCode, mayRefuse: () => boolean = () => false): void {
+  #amendDataFile(): void {
+    const { kind } = this.#image;
+    const mayRefuse = () => kind.dataFile === "none";
+    if (this.#amendWith({ dataFile: this.#image.dataPath, dataFileRaw: false }, "invalid-argument", mayRefuse)) {
+      this.#image.kind = { ...this.#image.kind, dataFile: "ordinary" };
+    }
+  }
+
+  #amendWith(options: AmendOptions, refusal?: Qcow2ErrorCode, mayRefuse: () => boolean = () => false): boolean {
     this.#image.note(`amend ${JSON.stringify(options)}`);
     const done = this.#attempt(
       () => {
@@ -295,9 +308,12 @@ export class Session {
       refusal,
       mayRefuse,
     );
-    if (done === undefined) return;
-    this.#image.kind = { ...this.#image.kind, ...options };
+    if (done === undefined) return false;
+    const { kind } = this.#image;
+    const { version = kind.version, refcountBits = kind.refcountBits, lazyRefcounts = kind.lazyRefcounts } = options;
+    this.#image.kind = { ...kind, version, refcountBits, lazyRefcounts };
     this.#snapshotDisks.clear();
+    return true;
   }
 
   #may(change: Change): boolean {
