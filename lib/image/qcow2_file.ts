@@ -1204,7 +1204,10 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   #flushForGood(): void {
     try {
       // In an image that was found damaged they stay marked as in use: nothing more is built upon its tables.
-      if (!this.#metadata.markedCorrupt) this.#bitmaps.save();
+      if (!this.#metadata.markedCorrupt) {
+        this.#metadata.prepareForWriting();
+        this.#bitmaps.save();
+      }
     } finally {
       this.#metadata.flushForGood();
     }
