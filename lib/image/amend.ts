@@ -25,8 +25,7 @@ import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
 import { PointerTable } from "../metadata/pointer_table.ts";
 import { changeRefcountWidth } from "../metadata/refcount_width.ts";
 import { readSnapshotTable } from "../metadata/snapshots.ts";
-import type { GuestIo } from "./guest_io.ts";
-import { resizeImage } from "./resize.ts";
+import { resizeImage, type ResizeTarget } from "./resize.ts";
 
 /** What {@linkcode Qcow2File.amend} changes; what is not given stays as it is. */
 export interface AmendOptions {
@@ -50,12 +49,8 @@ export interface AmendOptions {
   readonly backingFormat?: string;
 }
 
-/** What is amended: metadata and guest's bytes of an image, which are new ones after {@linkcode AmendTarget.reopen}. */
-export interface AmendTarget {
-  /** The image's metadata. */
-  readonly metadata: ImageMetadata;
-  /** The guest's bytes. */
-  readonly io: GuestIo;
+/** What is amended: parts of an image, which are new ones after {@linkcode AmendTarget.reopen}. */
+export interface AmendTarget extends ResizeTarget {
   /** What unallocated clusters read as, if anything. */
   readonly backing: Disk | undefined;
   /** Reads the metadata anew, after the header was rewritten. */
@@ -83,7 +78,7 @@ export function amendImage(target: AmendTarget, options: AmendOptions): void {
   }
   if (lazyRefcounts !== undefined) setLazyRefcounts(target.metadata, lazyRefcounts);
   if (size !== undefined) {
-    resizeImage(target.metadata, target.io, target.backing, size, shrink === undefined ? {} : { shrink });
+    resizeImage(target, size, shrink === undefined ? {} : { shrink });
   }
   if (version < header.version) downgrade(target);
 }
