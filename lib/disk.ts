@@ -23,9 +23,8 @@ export interface Extent {
   /** What it consists of. */
   readonly kind: ExtentKind;
   /**
-   * Where its first byte stands in the host file, in bytes: for `data`, for `zero` where clusters are kept in place
-   * (preallocated zero clusters), and for `unallocated` in a cluster of which other parts are allocated. The whole extent is
-   * contiguous there.
+   * Where its first byte stands in the host file, in bytes: for `data`, and for `zero` and `unallocated` where clusters are
+   * kept in place (preallocated ones). The whole extent is contiguous there.
    */
   readonly hostOffset?: number;
   /** How many backing files below the image it stands in; 0 is the image itself. */

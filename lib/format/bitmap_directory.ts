@@ -167,6 +167,23 @@ export function withBitmapFlags(entry: BitmapEntry, flags: number): BitmapEntry 
 }
 
 /**
+ * The same entry with another table; everything else stays byte for byte.
+ *
+ * @param entry An entry.
+ * @param table Host offset of the table in bytes, and its number of entries.
+ * @returns The changed entry.
+ */
+export function withBitmapTable(
+  entry: BitmapEntry,
+  { tableOffset, tableEntryCount }: Pick<BitmapEntry, "tableOffset" | "tableEntryCount">,
+): BitmapEntry {
+  const bytes = entry.bytes.slice();
+  writeUint64(viewOf(bytes), 0, tableOffset);
+  viewOf(bytes).setUint32(8, tableEntryCount);
+  return decodeBitmapEntry(bytes, 0);
+}
+
+/**
  * Encodes the bitmap directory.
  *
  * @param entries What it holds, in this order.

@@ -23,8 +23,7 @@ import { changeRefcountWidth } from "../metadata/refcount_width.ts";
 import { completeSnapshotTable } from "../metadata/snapshot_changes.ts";
 import { withDataFileName } from "./data_file.ts";
 import { checkDowngrade, expandZeroClusters } from "./downgrade.ts";
-import type { GuestIo } from "./guest_io.ts";
-import { resizeImage } from "./resize.ts";
+import { resizeImage, type ResizeTarget } from "./resize.ts";
 
 /** What {@linkcode Qcow2File.amend} changes; what is not given stays as it is. */
 export interface AmendOptions {
@@ -56,12 +55,8 @@ export interface AmendOptions {
   readonly backingFormat?: string;
 }
 
-/** What is amended: metadata and guest's bytes of an image, which are new ones after {@linkcode AmendTarget.reopen}. */
-export interface AmendTarget {
-  /** The image's metadata. */
-  readonly metadata: ImageMetadata;
-  /** The guest's bytes. */
-  readonly io: GuestIo;
+/** What is amended: parts of an image, which are new ones after {@linkcode AmendTarget.reopen}. */
+export interface AmendTarget extends ResizeTarget {
   /** Path of the image, or another name where it has none. */
   readonly path: string;
   /** What unallocated clusters read as, if anything. */
@@ -93,7 +88,7 @@ export function amendImage(target: AmendTarget, options: AmendOptions): void {
   setDataFile(target, options);
   if (lazyRefcounts !== undefined) setLazyRefcounts(target.metadata, lazyRefcounts);
   if (size !== undefined) {
-    resizeImage(target.metadata, target.io, target.backing, size, shrink === undefined ? {} : { shrink });
+    resizeImage(target, size, shrink === undefined ? {} : { shrink });
   }
   if (version < header.version) downgrade(target);
 }

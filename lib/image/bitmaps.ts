@@ -90,6 +90,17 @@ export class Bitmaps {
     this.#recorder.store();
   }
 
+  /** Brings all bitmaps up to date before the disk gets another size, and refuses one that not all of them can have. */
+  prepareResize(diskSize: number): void {
+    this.#recorder.store();
+    this.#store.checkResize(diskSize);
+  }
+
+  /** Changes the size of the disk in the header, and with it all bitmaps, which were prepared for it. */
+  resize(diskSize: number): void {
+    this.#store.resize(diskSize);
+  }
+
   /** Adds an empty bitmap. */
   add(name: string, options: AddBitmapOptions): void {
     const granularity = options.granularity ?? this.#defaultGranularity();

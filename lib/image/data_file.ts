@@ -12,6 +12,7 @@ import type { BlockFile } from "../storage/block_file.ts";
 import { FsBlockFile } from "../storage/fs_block_file.ts";
 import { acquireFile, createFile } from "./host_file.ts";
 import { localPath, realPath } from "./local_name.ts";
+import { type Preallocation, reserveHostRange } from "./preallocation.ts";
 
 /** What an image says of its external data file. */
 export interface DataFileReference {
@@ -119,36 +120,44 @@ export function createDataFile(
       expected: "no file, or an empty one",
     });
   }
-  return new NewDataFile(file, existing === "overwrite", made);
+  return new NewDataFile(file, existing, made);
 }
 
 /** The data file of an image that is being created. */
 export class NewDataFile {
   /** The file. */
   readonly file: BlockFile;
-  readonly #overwrite: boolean;
+  readonly #existing: ExistingDataFile;
   /** Path of the file where it did not exist before. */
   readonly #made: string | undefined;
 
   /**
    * @param file The file.
-   * @param overwrite Whether what it holds is thrown away.
+   * @param existing What happens to what it holds.
    * @param made Path of the file where it did not exist before.
    */
-  constructor(file: BlockFile, overwrite: boolean, made: string | undefined) {
+  constructor(file: BlockFile, existing: ExistingDataFile, made: string | undefined) {
     this.file = file;
-    this.#overwrite = overwrite;
+    this.#existing = existing;
     this.#made = made;
+  }
+
+  /** Whether the file may hold something that is kept. */
+  get keepsContent(): boolean {
+    return this.#existing === "reuse";
   }
 
   /**
    * Gives the file its length. A longer one that is reused keeps it.
    *
    * @param size Virtual size of the image in bytes.
+   * @param preallocation How much of what is added is reserved on the host.
+   * @throws {Qcow2Error} With code `no-space` or `io` where the host fails.
    */
-  prepare(size: number): void {
-    if (this.#overwrite) this.file.truncate(0);
-    if (this.file.size < size) this.file.truncate(size);
+  prepare(size: number, preallocation: Preallocation): void {
+    const { file } = this;
+    if (this.#existing === "overwrite") file.truncate(0);
+    if (file.size < size) reserveHostRange(file, file.size, size - file.size, preallocation);
   }
 
   /** Closes the file, and takes it away where it was made for an image that is not going to be. */

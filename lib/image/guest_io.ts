@@ -152,7 +152,8 @@ export class GuestIo {
   }
 
   /**
-   * Makes a range behind the end of the disk read as zeroes, whatever its entries and the backing file hold there.
+   * Makes a range behind the end of the disk read as zeroes, whatever its entries and the backing file hold there. A data file
+   * holds zeroes there already.
    *
    * @param offset Guest offset of the first byte behind the end.
    * @param end Guest offset behind the range; the L1 table reaches as far.
@@ -160,7 +161,7 @@ export class GuestIo {
   clearBehindEnd(offset: number, end: number): void {
     const { header, geometry, mapping } = this.#metadata;
     const firstWhole = alignUp(offset, geometry.clusterSize);
-    this.#zeroBytes(offset, Math.min(end, firstWhole));
+    this.#zeroPart(offset, Math.min(end, firstWhole));
     const hidesBacking = header.version >= 3 && this.#backing !== undefined;
     this.#eachClusterRun(firstWhole, alignUp(end, geometry.clusterSize), (kind, position, runLength) => {
       if (kind === ClusterKind.zero) return;
@@ -178,6 +179,19 @@ export class GuestIo {
         });
       }
     });
+  }
+
+  /**
+   * Gives a cluster that the end of the disk cuts its place on the host, where it has none. One that has subclusters needs
+   * nothing for that but its entry.
+   *
+   * @param offset Guest offset of the first byte behind the end, which reads as zeroes.
+   */
+  placeCutCluster(offset: number): void {
+    const { clusterSize, subclusterSize } = this.#metadata.geometry;
+    if (offset % clusterSize === 0 || subclusterSize < clusterSize) return;
+    this.#mapping.find(offset, SECTOR_SIZE, this.#run);
+    if (!hasHostCluster(this.#run.kind)) this.write(offset, zeroes.subarray(0, SECTOR_SIZE));
   }
 
   /**
@@ -311,8 +325,8 @@ export class GuestIo {
     try {
       if (reserved) this.#assertForGuest(target.offset, target.length);
       const source = this.#hasContent(kind, first) ? first : undefined;
-      // A data file ends with the disk, also where that is in the middle of a cluster.
-      const filled = hasDataFile ? Math.min(target.length, diskSize - first) : target.length;
+      // A data file ends with the disk, also where that is in the middle of a cluster; a disk that grows is written behind its end.
+      const filled = hasDataFile ? Math.min(target.length, Math.max(diskSize - first, head + written)) : target.length;
       this.#fill({ offset: target.offset, length: filled }, source, head, data.subarray(0, written));
       if (fresh !== undefined && hasHostCluster(kind)) this.#copyOthers(first, target);
     } catch (error) {
@@ -400,6 +414,14 @@ export class GuestIo {
     }
   }
 
+  /** Makes a part of a cluster read as zeroes, which may lie behind the end of the disk: whole subclusters by their states. */
+  #zeroPart(offset: number, end: number): void {
+    const { subclusterSize, clusterSize } = this.#metadata.geometry;
+    const first = Math.min(end, subclusterSize < clusterSize ? alignUp(offset, subclusterSize) : end);
+    this.#zeroBytes(offset, first);
+    if (first < end) this.#zeroStates(first, alignUp(end, subclusterSize), end);
+  }
+
   /** Makes whole clusters read as zeroes. */
   #zeroClusters(first: number, last: number, unmap: boolean): void {
     const { header, mapping, geometry } = this.#metadata;
@@ -423,9 +445,9 @@ export class GuestIo {
     });
   }
 
-  /** Makes whole subclusters read as zeroes; host clusters are kept. */
-  #zeroStates(first: number, last: number): void {
-    const { mapping, geometry, diskSize } = this.#metadata;
+  /** Makes whole subclusters read as zeroes, the last of which the disk may cut short at its end; host clusters are kept. */
+  #zeroStates(first: number, last: number, diskEnd = this.#metadata.diskSize): void {
+    const { mapping, geometry } = this.#metadata;
     if (first >= last) return;
     this.#clearDataFile(first, last, false);
     const run = new MappedRun();
@@ -434,12 +456,10 @@ export class GuestIo {
       const { kind, length } = run;
       if (kind === ClusterKind.compressed) {
         // A part of a compressed cluster cannot change alone.
-        if (length < geometry.clusterSize) this.#zeroBytes(position, Math.min(position + length, diskSize));
+        if (length < geometry.clusterSize) this.#zeroBytes(position, Math.min(position + length, diskEnd));
         else mapping.unlink(mapping.prepareSlice(position), position, length, true);
-      } else if (
-        // Where nothing is allocated for a cluster that reads as zeroes, an entry would only cost space.
-        kind === ClusterKind.data || kind === ClusterKind.reserved || this.#hasContent(kind, position)
-      ) {
+      } else if (this.#hasContent(kind, position)) {
+        // Where nothing is allocated and zeroes are read, an entry would only cost space.
         this.#eachSlice(position, length, (at, partLength) => {
           mapping.setZeroFlag(mapping.prepareSlice(at), at, partLength);
         });
@@ -528,8 +548,7 @@ function readBacking(backing: Disk, offset: number, into: Uint8Array): void {
 }
 
 function extentOf(offset: number, length: number, run: MappedRun): Extent {
-  const onHost = run.kind === ClusterKind.data || run.kind === ClusterKind.zeroAllocated ||
-    run.kind === ClusterKind.reserved;
+  const onHost = hasHostCluster(run.kind) && run.kind !== ClusterKind.compressed;
   return {
     offset,
     length,

@@ -76,7 +76,7 @@ export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size">
   /** Format of the backing file, such as `raw` or `qcow2`; must be said where there is one. */
   readonly backingFormat?: string;
   /**
-   * What is allocated ahead of use; not together with a backing file.
+   * What is allocated ahead of use; together with a backing file only where `extendedL2` is set.
    *
    * @default {"off"}
    */
@@ -87,8 +87,8 @@ export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size">
    */
   readonly dataFile?: string;
   /**
-   * What happens where the data file exists and is not empty: it is refused; its content is kept (with `dataFileRaw` as the
-   * content of the disk); or it is thrown away.
+   * What happens where the data file exists and is not empty: it is refused; its content is kept (as the content of the disk
+   * with `dataFileRaw` or `preallocation`); or it is thrown away.
    *
    * @default {"refuse"}
    */

@@ -23,47 +23,59 @@ const ZEROES_LENGTH = 1024 * 1024;
 type HostFile = Pick<BlockFile, "size" | "writeAt" | "truncate" | "preallocate">;
 
 /**
- * Gives host clusters to all guest clusters of a range that read as zeroes without one. They go on reading as zeroes.
+ * Gives host clusters to all guest clusters of a range that have none. They go on reading as they do.
+ *
+ * In a data file each guest cluster has its place from the start: only the tables change, and what stands in the file becomes the
+ * disk's unless clusters have subclusters.
  *
  * @param metadata The image, ready for writing.
- * @param from Guest offset of the first byte; what a cluster holds in front of it must read as zeroes or have a place.
+ * @param from Guest offset of the first byte. What a cluster holds in front of it must read as zeroes or have a place, unless
+ * clusters have subclusters.
  * @param to Guest offset behind the last byte.
  * @param mode How much to allocate.
  * @throws {Qcow2Error} With code `no-space` or `io` where the host fails; a part of the range may be allocated then.
  */
 export function preallocateGuestRange(metadata: ImageMetadata, from: number, to: number, mode: Preallocation): void {
   if (mode === "off") return;
-  const { geometry, mapping, allocator, file } = metadata;
-  const { clusterSize } = geometry;
+  const { geometry, mapping, allocator, file, hasDataFile } = metadata;
+  const { clusterSize, subclusterSize } = geometry;
   const run = new MappedRun();
   const end = alignUp(to, clusterSize);
-  const host: HostFile = {
-    get size() {
-      return file.file.size;
-    },
-    writeAt: (offset, data) => file.writeAt(offset, data),
-    truncate: (size) => file.growTo(size),
-    preallocate: (offset, length) => file.reserveAt(offset, length),
-  };
   for (let position = alignDown(from, clusterSize); position < end;) {
     mapping.find(position, end - position, run);
-    if (run.kind !== ClusterKind.unallocated && run.kind !== ClusterKind.zero) {
-      position += run.length;
+    const { kind } = run;
+    if (kind !== ClusterKind.unallocated && kind !== ClusterKind.zero) {
+      position = alignUp(position + run.length, clusterSize);
       continue;
     }
+    // A cluster whose parts differ is taken alone.
+    const whole = alignDown(run.length, clusterSize);
     const sliceEnd = alignDown(position, mapping.sliceSpan) + mapping.sliceSpan;
-    const wanted = Math.min(run.length, sliceEnd - position) / clusterSize;
+    const wanted = Math.min(sliceEnd - position, Math.max(whole, clusterSize));
     const slice = mapping.prepareSlice(position);
-    const target = allocator.allocateRun(wanted);
+    if (hasDataFile) {
+      mapping.reserve(slice, position, wanted, position);
+      position += wanted;
+      continue;
+    }
+    const target = allocator.allocateRun(wanted / clusterSize);
+    const length = target.count * clusterSize;
+    // As QEMU does: a file in which nothing is reserved ends with the last part of a cluster that the disk has.
+    const isShort = mode === "metadata" && subclusterSize < clusterSize;
     try {
-      metadata.assertNoMetadata("preallocated clusters", target.offset, target.count * clusterSize);
-      reserveHostRange(host, target.offset, target.count * clusterSize, mode);
+      metadata.assertNoMetadata("preallocated clusters", target.offset, length);
+      reserveHostRange(file, target.offset, isShort ? Math.min(length, to - position) : length, mode);
     } catch (error) {
       if (file.failure === undefined) allocator.release(target);
       throw error;
     }
-    mapping.link(slice, position, target.count * clusterSize, target.offset);
-    position += target.count * clusterSize;
+    // Zeroes that the host has taken space for are as good as any others.
+    if (mode !== "metadata" && kind === ClusterKind.zero && whole > 0) {
+      mapping.link(slice, position, length, target.offset);
+    } else {
+      mapping.reserve(slice, position, length, target.offset);
+    }
+    position += length;
   }
 }
 

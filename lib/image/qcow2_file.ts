@@ -27,7 +27,7 @@ import { GuestIo } from "./guest_io.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
 import { realPath } from "./local_name.ts";
 import type { CreateOptions, OpenOptions, SnapshotOptions } from "./options.ts";
-import { checkedPreallocation, preallocateGuestRange, type Preallocation } from "./preallocation.ts";
+import { checkedPreallocation, preallocateGuestRange } from "./preallocation.ts";
 import { resizeImage, type ResizeOptions } from "./resize.ts";
 import { RawFile } from "./raw_file.ts";
 import { SnapshotDisk } from "./snapshot_disk.ts";
@@ -188,11 +188,13 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       });
     }
     // Everything that can be wrong with the options is found before the file is touched.
-    if (checkedPreallocation(options.preallocation) !== "off" && options.backingFile !== undefined) {
-      throw new Qcow2Error("invalid-argument", "Backing file and preallocation cannot be used at the same time", {
-        found: options.preallocation ?? "off",
-        expected: "off",
-      });
+    const preallocation = checkedPreallocation(options.preallocation);
+    if (preallocation !== "off" && options.backingFile !== undefined && options.extendedL2 !== true) {
+      throw new Qcow2Error(
+        "invalid-argument",
+        "Backing file and preallocation can only be used at the same time if L2 entries are extended",
+        { found: preallocation, expected: "off" },
+      );
     }
     const planned = createLayout({ ...options, size: options.size ?? 0 });
     const { backing: policy = "allow", lock = true, existingDataFile: existing = "refuse" } = options;
@@ -224,7 +226,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       const { header } = layout;
-      dataFile?.prepare(header.size);
+      dataFile?.prepare(header.size, options.preallocation ?? "off");
       file.truncate(layout.fileSize);
       file.writeAt(header.refcountTableOffset, layout.refcountTable);
       file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
@@ -234,12 +236,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       file.writeAt(0, layout.headerCluster);
       if (durability === "full") file.sync();
       const image = new Qcow2File(file, { ...options, write: true }, { backing, dataFile: dataFile?.file });
-      image.#preallocate(options.preallocation ?? "off");
-      // A raw data file holds the whole disk from the start, so everything in it is mapped.
-      if (options.dataFileRaw === true) {
-        image.#io.mapDataFile();
-        image.flush();
-      }
+      image.#allocate(options, dataFile?.keepsContent ?? false);
       return image;
     } catch (error) {
       file.close();
@@ -247,11 +244,13 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     }
   }
 
-  #preallocate(mode: Preallocation): void {
-    if (mode === "off") return;
-    assertPlainClusters(this.header, "Preallocation");
+  /** Allocates what a fresh image shall have from the start: of a raw data file everything, since it holds the whole disk. */
+  #allocate({ preallocation = "off", dataFileRaw = false }: CreateOptions, keepsContent: boolean): void {
+    if (preallocation === "off" && !dataFileRaw) return;
     this.#metadata.prepareForWriting();
-    preallocateGuestRange(this.#metadata, 0, this.size, mode);
+    if (keepsContent) this.#io.mapDataFile();
+    else preallocateGuestRange(this.#metadata, 0, this.size, preallocation === "off" ? "metadata" : preallocation);
+    if (dataFileRaw) this.flush();
   }
 
   /** Opens the backing file that an image names, where the caller allows it. */
@@ -504,8 +503,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   resize(size: number, options: ResizeOptions = {}): void {
     this.#assertWritable();
-    assertPlainClusters(this.header, "Resizing");
-    resizeImage(this.#metadata, this.#io, this.#backing, size, options);
+    resizeImage({ metadata: this.#metadata, io: this.#io, bitmaps: this.#bitmaps }, size, options);
   }
 
   /**
@@ -538,6 +536,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#bitmaps.save();
     const metadata = (): ImageMetadata => this.#metadata;
     const io = (): GuestIo => this.#io;
+    const bitmaps = (): Bitmaps => this.#bitmaps;
     amendImage({
       get metadata() {
         return metadata();
@@ -546,6 +545,9 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
         return io();
       },
       path: this.#file.name,
+      get bitmaps() {
+        return bitmaps();
+      },
       backing: this.#backing,
       reopen: () => this.#reopen(),
     }, options);

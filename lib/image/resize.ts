@@ -4,14 +4,14 @@
  * @module
  */
 
-import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignUp, l1EntryCountFor } from "../format/geometry.ts";
-import { EXTENSION } from "../format/header_extensions.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
+import type { OrderedFile } from "../metadata/ordered_file.ts";
+import type { Bitmaps } from "./bitmaps.ts";
 import type { GuestIo } from "./guest_io.ts";
-import { checkedPreallocation, preallocateGuestRange, type Preallocation } from "./preallocation.ts";
+import { checkedPreallocation, preallocateGuestRange, type Preallocation, reserveHostRange } from "./preallocation.ts";
 
 /** How a disk is resized. */
 export interface ResizeOptions {
@@ -65,24 +65,27 @@ export function checkedSize(current: number, wanted: number, options: ResizeOpti
   return size;
 }
 
+/** What is resized. */
+export interface ResizeTarget {
+  /** The image, ready for writing. */
+  readonly metadata: ImageMetadata;
+  /** Its guest's bytes. */
+  readonly io: GuestIo;
+  /** Its bitmaps. */
+  readonly bitmaps: Bitmaps;
+}
+
 /**
  * Resizes the disk of an image, so that a crash at any time leaves the old size or the new one.
  *
- * @param metadata The image, ready for writing.
- * @param io Its guest's bytes.
- * @param backing What unallocated clusters read as, if anything.
+ * @param target The image.
  * @param wanted The new size in bytes, rounded up to a multiple of 512.
  * @param options Whether the disk may become shorter, and what is allocated.
  * @throws {Qcow2Error} With code `invalid-argument` as {@linkcode checkedSize} does, `unsupported` where snapshots or bitmaps
  * forbid it, `limit-exceeded` where the L1 table would be too long, `no-space`, `corrupt` or `io`.
  */
-export function resizeImage(
-  metadata: ImageMetadata,
-  io: GuestIo,
-  backing: Disk | undefined,
-  wanted: number,
-  options: ResizeOptions,
-): void {
+export function resizeImage(target: ResizeTarget, wanted: number, options: ResizeOptions): void {
+  const { metadata, bitmaps } = target;
   const size = checkedSize(metadata.diskSize, wanted, options);
   const { header } = metadata;
   if (header.version === 2 && header.snapshotCount > 0) {
@@ -91,53 +94,55 @@ export function resizeImage(
       expected: "version 3, or no snapshots",
     });
   }
-  if (header.extensions.some(({ type }) => type === EXTENSION.bitmaps)) {
-    throw new Qcow2Error("unsupported", "Resizing an image with bitmaps is not supported", { found: "bitmaps" });
-  }
-  if (size > metadata.diskSize) grow(metadata, io, backing, size, options);
-  else if (size < metadata.diskSize) shrink(metadata, size);
+  bitmaps.prepareResize(size);
+  if (size > metadata.diskSize) grow(target, size, options.preallocation ?? "off");
+  else if (size < metadata.diskSize) shrink(target, size);
 }
 
 /** The header tells the new size last, when everything behind the old end reads as zeroes for good. */
-function grow(
-  metadata: ImageMetadata,
-  io: GuestIo,
-  backing: Disk | undefined,
-  size: number,
-  options: ResizeOptions,
-): void {
-  const { clusterSize } = metadata.geometry;
+function grow({ metadata, io, bitmaps }: ResizeTarget, size: number, mode: Preallocation): void {
   const oldSize = metadata.diskSize;
   metadata.growL1(l1EntryCountFor(metadata.geometry, size));
+  if (metadata.hasDataFile) growDataFile(metadata.guestFile, oldSize, size, mode);
   io.clearBehindEnd(oldSize, size);
-  // The rest of the cluster that the old end cuts has no place if it reads from the backing file.
-  const from = backing === undefined ? oldSize : alignUp(oldSize, clusterSize);
-  if (from < size) preallocateGuestRange(metadata, from, size, options.preallocation ?? "off");
+  // A raw data file holds the whole disk, so everything in it is mapped.
+  const allocated = metadata.hasRawDataFile && mode === "off" ? "metadata" : mode;
+  if (allocated !== "off") {
+    io.placeCutCluster(oldSize);
+    preallocateGuestRange(metadata, oldSize, size, allocated);
+  }
   metadata.flush();
-  metadata.updateHeader({ size });
+  bitmaps.resize(size);
+}
+
+/** What a data file holds behind the end of the disk is nobody's, and must not come to light. */
+function growDataFile(file: OrderedFile, oldSize: number, size: number, mode: Preallocation): void {
+  if (file.size > oldSize) file.truncate(oldSize);
+  reserveHostRange(file, oldSize, size - oldSize, mode);
 }
 
 /** The header tells the new size first: what stands behind the end from then on belongs to nobody. */
-function shrink(metadata: ImageMetadata, size: number): void {
+function shrink({ metadata, bitmaps }: ResizeTarget, size: number): void {
   metadata.flush();
-  metadata.updateHeader({ size });
-  const { geometry, mapping } = metadata;
+  bitmaps.resize(size);
+  const { geometry, mapping, guestFile } = metadata;
   const first = alignUp(size, geometry.clusterSize);
   const tablesEnd = l1EntryCountFor(geometry, first);
   unlinkRange(metadata, first, tablesEnd * geometry.l2TableSpan);
   for (let l1Index = tablesEnd; l1Index < mapping.l1.entryCount; l1Index++) mapping.dropTable(l1Index);
   metadata.flush();
+  if (metadata.hasDataFile && guestFile.size > size) guestFile.truncate(size);
   metadata.truncateHostFile();
 }
 
 /** Empties the entries of the L2 table that the new end cuts. */
-function unlinkRange(metadata: ImageMetadata, from: number, to: number): void {
-  const { mapping } = metadata;
+function unlinkRange({ geometry, mapping }: ImageMetadata, from: number, to: number): void {
   const run = new MappedRun();
   for (let position = from; position < to;) {
     mapping.find(position, Math.min(to - position, mapping.sliceSpan - position % mapping.sliceSpan), run);
-    const { kind, length } = run;
-    if (kind !== ClusterKind.unallocated) {
+    // The last cluster of a run may have other parts as well.
+    const length = alignUp(run.length, geometry.clusterSize);
+    if (run.kind !== ClusterKind.unallocated) {
       mapping.unlink(mapping.prepareSlice(position), position, length, false);
     }
     position += length;

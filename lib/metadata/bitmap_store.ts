@@ -13,9 +13,12 @@ import {
   encodeBitmapEntry,
   withBitmapFlags,
 } from "../format/bitmap_directory.ts";
+import { AUTOCLEAR } from "../format/feature_bits.ts";
+import type { Header } from "../format/header.ts";
 import { type BitmapsPointer, decodeBitmapsPointer, EXTENSION } from "../format/header_extensions.ts";
 import { MAX_BITMAP_COUNT, MAX_BITMAP_DIRECTORY_LENGTH, MAX_BITMAP_LENGTH } from "../format/limits.ts";
 import { viewOf, writeUint64 } from "../format/uint64.ts";
+import { resizeBitmap, type ResizedBitmap } from "./bitmap_resize.ts";
 import { BitmapTable, clustersOf, type FreshBitmapTable, releaseAll, writeBitmapTable } from "./bitmap_table.ts";
 import {
   bitmapDefect,
@@ -103,13 +106,19 @@ export class BitmapStore {
    */
   findUsable(name: string, isOwn = false): BitmapEntry {
     const entry = this.find(name);
+    this.#assertUsable(entry, this.entries(), isOwn);
+    return entry;
+  }
+
+  #assertUsable(entry: BitmapEntry, entries: readonly BitmapEntry[], isOwn = false): void {
+    const { name } = entry;
     if (entry.inUse && !isOwn) {
       throw new Qcow2Error("unsupported", `Bitmap "${name}" is inconsistent and can only be removed`, {
         found: "in-use",
       });
     }
-    const defect = this.defectOf(entry);
-    if (defect === undefined) return entry;
+    const defect = this.defectOf(entry, entries);
+    if (defect === undefined) return;
     throw new Qcow2Error("unsupported", `Bitmap "${name}" has ${defect} and can only be removed`, { found: defect });
   }
 
@@ -224,6 +233,57 @@ export class BitmapStore {
     this.#metadata.flush();
   }
 
+  /**
+   * Refuses a size of the disk to which not all bitmaps can be brought.
+   *
+   * @param diskSize The size in bytes.
+   * @throws {Qcow2Error} With code `unsupported` where a bitmap is inconsistent, cannot be used or would be too large, `corrupt`
+   * where its table is broken.
+   */
+  checkResize(diskSize: number): void {
+    if (!bitmapsAreConsistent(this.#metadata.header)) return;
+    const entries = this.entries();
+    for (const entry of entries) {
+      this.#assertUsable(entry, entries);
+      const count = bitmapTableEntryCount({ ...this.dimensions, diskSize }, entry.granularityBits);
+      const length = count * this.dimensions.clusterSize;
+      if (length > MAX_BITMAP_LENGTH) {
+        throw new Qcow2Error("unsupported", `Bitmap "${entry.name}" would take ${length} bytes; remove it first`, {
+          found: length,
+          expected: `at most ${MAX_BITMAP_LENGTH}`,
+        });
+      }
+      new BitmapTable(this.#metadata, entry).validated();
+    }
+  }
+
+  /**
+   * Changes the size of the disk in the header, and with it all bitmaps. Where the header has told the new size and does not
+   * point to the new directory yet, it says that bitmaps are inconsistent.
+   *
+   * @param diskSize The size in bytes, one that {@linkcode BitmapStore.checkResize} lets pass.
+   * @throws {Qcow2Error} With code `no-space` or `io` where the host fails.
+   */
+  resize(diskSize: number): void {
+    const entries = bitmapsAreConsistent(this.#metadata.header) ? this.entries() : [];
+    const resized: ResizedBitmap[] = [];
+    const fresh = () => resized.flatMap(({ table }) => table?.allocated ?? []);
+    try {
+      for (const entry of entries) {
+        resized.push(resizeBitmap(this.#metadata, entry, this.dimensions, { ...this.dimensions, diskSize }));
+      }
+    } catch (error) {
+      releaseAll(this.#metadata, fresh());
+      throw error;
+    }
+    if (resized.every(({ table }) => table === undefined)) {
+      this.#metadata.updateHeader({ size: diskSize });
+      return;
+    }
+    const replaced = resized.flatMap(({ table }) => table?.replaced ?? []);
+    this.#replaceDirectory(resized.map(({ entry }) => entry), fresh(), replaced, { size: diskSize });
+  }
+
   get #pointer(): BitmapsPointer | undefined {
     const extension = this.#metadata.header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
     return extension === undefined ? undefined : decodeBitmapsPointer(extension.data);
@@ -249,8 +309,16 @@ export class BitmapStore {
     return [...new Set(clusters)].filter((offset) => refcounts.get(offset / clusterSize) > 0);
   }
 
-  /** Goes over to a new directory: `fresh` clusters are in use from then on, `unused` ones no longer. */
-  #replaceDirectory(entries: readonly BitmapEntry[], fresh: readonly ClusterRun[], unused: readonly number[]): void {
+  /**
+   * Goes over to a new directory: `fresh` clusters are in use from then on, `unused` ones no longer. Where the header changes
+   * besides, bitmaps count as inconsistent from the moment in which it does until it points to the directory.
+   */
+  #replaceDirectory(
+    entries: readonly BitmapEntry[],
+    fresh: readonly ClusterRun[],
+    unused: readonly number[],
+    changes?: Partial<Header>,
+  ): void {
     const { allocator, file } = this.#metadata;
     const { clusterSize } = this.dimensions;
     const old = this.#directoryClusters();
@@ -271,6 +339,10 @@ export class BitmapStore {
       throw error;
     }
     this.#makeDurable(allocated);
+    if (changes !== undefined) {
+      const { autoclearFeatures } = this.#metadata.header;
+      this.#metadata.updateHeader({ ...changes, autoclearFeatures: autoclearFeatures & ~AUTOCLEAR.bitmaps });
+    }
     this.#metadata.setBitmapsPointer(pointer);
     for (const offset of [...old, ...unused]) allocator.freeLater(offset);
     this.#metadata.flush();

@@ -145,7 +145,7 @@ export interface FreshBitmapTable {
  * the two is given up.
  *
  * @param metadata The image's metadata.
- * @param entryCount Number of entries.
+ * @param entryCount Number of entries; where the old table has fewer, all bits are clear in what is added.
  * @param old The table to begin with; without it all bits are clear.
  * @param chunkOf The bits by the index of their entry, `undefined` where they are those of the old table.
  * @returns The table, not yet durable.
@@ -170,13 +170,14 @@ export function writeBitmapTable(
     // Full clusters, so that nothing stale stands behind the table.
     const bytes = new Uint8Array(tableClusters * clusterSize);
     const table = new PointerTable(allocate(tableClusters), bytes);
-    for (let index = 0; index < entryCount; index++) {
-      const chunk = chunkOf(index);
-      if (chunk === undefined && old !== undefined) {
+    const oldCount = old?.entryCount ?? 0;
+    for (let index = 0; index < Math.max(entryCount, oldCount); index++) {
+      const chunk = index < entryCount ? chunkOf(index) : "none";
+      if (chunk === undefined && old !== undefined && index < oldCount) {
         table.set(index, ...old.halves(index));
         continue;
       }
-      const oldOffset = old?.clusterOffset(index) ?? 0;
+      const oldOffset = old === undefined || index >= oldCount ? 0 : old.clusterOffset(index);
       if (oldOffset !== 0) replaced.push(oldOffset);
       const content = chunk === undefined ? "none" : simplify(chunk);
       if (content === "none") continue;

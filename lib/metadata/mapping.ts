@@ -266,6 +266,26 @@ export class Mapping {
   }
 
   /**
+   * Gives host clusters to entries that have none. What is zero stays so; what is not allocated reads from its host cluster from
+   * now on, unless clusters have subclusters: then it reads as before.
+   *
+   * @param slice The slice, from {@linkcode Mapping.prepareSlice}.
+   * @param offset Guest offset of the first cluster in bytes, aligned.
+   * @param length Length in bytes, whole clusters; all within the slice, none of them with a host cluster.
+   * @param hostOffset Host offset of the first cluster.
+   */
+  reserve(slice: TableSlice, offset: number, length: number, hostOffset: number): void {
+    const { clusterSize, l2EntrySize } = this.#geometry;
+    for (let done = 0; done < length; done += clusterSize) {
+      const position = (offset + done) % this.#sliceSpan / clusterSize * l2EntrySize;
+      const zeroFlag = slice.view.getUint32(position + 4) & ZERO_FLAG;
+      slice.view.setUint32(position, entryUpper(hostOffset + done, COPIED_FLAG));
+      slice.view.setUint32(position + 4, entryLower(hostOffset + done, zeroFlag));
+    }
+    this.#cache.markDirty(slice);
+  }
+
+  /**
    * Points an entry to compressed bytes.
    *
    * @param slice The slice, from {@linkcode Mapping.prepareSlice}.

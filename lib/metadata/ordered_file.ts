@@ -29,6 +29,11 @@ export class OrderedFile {
     this.#durability = durability;
   }
 
+  /** The length in bytes. */
+  get size(): number {
+    return this.file.size;
+  }
+
   /** Whether something was written that the last sync did not cover. */
   get unsynced(): boolean {
     return this.#unsynced;
@@ -74,15 +79,15 @@ export class OrderedFile {
     const inside = Math.min(end, this.file.size) - offset;
     if (inside > 0) this.writeAt(offset, new Uint8Array(inside));
     if (end <= this.file.size) return;
-    this.growTo(end);
+    this.truncate(end);
   }
 
   /**
-   * Makes the file longer; what is added reads as zeroes.
+   * Sets the length; a longer file reads as zeroes in what was added.
    *
    * @param size The new length in bytes.
    */
-  growTo(size: number): void {
+  truncate(size: number): void {
     if (this.#failure !== undefined) throw this.#refusal(this.#failure);
     this.#unsynced = true;
     this.file.truncate(size);
@@ -95,7 +100,7 @@ export class OrderedFile {
    * @param length Length in bytes.
    * @returns Whether the host did it; if not, nothing has changed.
    */
-  reserveAt(offset: number, length: number): boolean {
+  preallocate(offset: number, length: number): boolean {
     if (this.#failure !== undefined) throw this.#refusal(this.#failure);
     this.#unsynced = true;
     return this.file.preallocate(offset, length);

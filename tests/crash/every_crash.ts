@@ -37,3 +37,43 @@ export function everyCrash(
   explore();
   return states;
 }
+
+/** Two files that belong together, such as an image and its data file. */
+export type Pair<T> = readonly [image: T, dataFile: T];
+
+/** Does something to two files that belong together, and judges every pair of states that a power cut could leave of them. */
+export function everyCrashOfPair(
+  contents: Pair<Uint8Array>,
+  random: Random,
+  act: (files: Pair<Recorder>) => void,
+  judge: (states: Pair<ScratchFile>, what: string) => void,
+): number {
+  const recorders: Pair<Recorder> = [new Recorder(contents[0]), new Recorder(contents[1])];
+  const scratch: Pair<ScratchFile> = [new ScratchFile(recorders[0].durable), new ScratchFile(recorders[1].durable)];
+  const limits = { listed: 10, subsets: 6, torn: 6 };
+  let states = 0;
+  let epoch = 0;
+  const explore = () => {
+    epoch++;
+    const [image, data] = recorders.map(({ changes }) => [...crashStates(changes, random, limits)]);
+    if (image === undefined || data === undefined) return;
+    for (const imageState of image) {
+      // Nothing, everything, and something of the other file.
+      for (const dataState of new Set([data[0], data[1], random.pick(data)])) {
+        if (dataState === undefined) continue;
+        buildState(scratch[0], recorders[0].changes, imageState);
+        buildState(scratch[1], recorders[1].changes, dataState);
+        judge(scratch, `epoch ${epoch} image ${describeState(imageState)}, data file ${describeState(dataState)}`);
+        scratch.forEach((file) => file.restore());
+        states++;
+      }
+    }
+  };
+  recorders.forEach((recorder, index) => {
+    recorder.onSync = explore;
+    recorder.onCommit = (start, end) => scratch[index]?.touch(start, end);
+  });
+  act(recorders);
+  explore();
+  return states;
+}

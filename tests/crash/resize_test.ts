@@ -1,58 +1,176 @@
 import { assert, assertEquals } from "@std/assert";
-import { checkImage, type CreateOptions, Qcow2File, RawFile } from "../../mod.ts";
+import { Buffer } from "node:buffer";
+import { checkImage, type CreateOptions, type DirtyExtent, type Preallocation, Qcow2File, RawFile } from "../../mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { filled, KIB, MIB, readBytes } from "../images.ts";
 import { Random } from "../random.ts";
-import { everyCrash } from "./every_crash.ts";
+import { everyCrash, everyCrashOfPair } from "./every_crash.ts";
+import type { ScratchFile } from "./flat_file.ts";
+import type { Recorder } from "./recorder.ts";
 
 const BACKING = filled(2 * MIB, 5);
 const backing = () => RawFile.open(MemoryBlockFile.from(BACKING));
 
-const CASES: readonly (readonly [name: string, options: Omit<CreateOptions, "size">, from: number, to: number])[] = [
-  ["growing with small clusters and a longer L1 table", { clusterSize: 512, refcountBits: 64 }, 300 * KIB, 8 * MIB],
-  ["growing with 1-bit refcounts", { clusterSize: 512, refcountBits: 1 }, 300 * KIB, 3 * MIB],
-  ["growing with preallocation", { clusterSize: 4096, preallocation: "metadata" }, 301 * KIB, 3 * MIB],
-  ["shrinking small clusters", { clusterSize: 512, refcountBits: 64 }, 900 * KIB, 100 * KIB + 512],
-  ["shrinking", { clusterSize: 4096 }, 9 * MIB, 301 * KIB],
-  [
-    "growing over a backing file",
-    { clusterSize: 512, backingFile: "b", backingFormat: "raw", backing },
-    300 * KIB,
-    MIB,
-  ],
+interface Case {
+  readonly name: string;
+  readonly created: Omit<CreateOptions, "size">;
+  readonly from: number;
+  readonly to: number;
+  /** What is preallocated of what is added. */
+  readonly preallocation?: Preallocation;
+  /** Whether a bitmap watches. */
+  readonly bitmap?: boolean;
+  /** Whether a snapshot keeps what the disk loses. */
+  readonly snapshot?: boolean;
+}
+
+const OVER: Omit<CreateOptions, "size"> = { backingFile: "b", backingFormat: "raw", backing };
+const SMALL: Omit<CreateOptions, "size"> = { clusterSize: 512, refcountBits: 64 };
+const SUBCLUSTERS: Omit<CreateOptions, "size"> = { clusterSize: 16 * KIB, extendedL2: true };
+const DATA_FILE: Omit<CreateOptions, "size"> = { clusterSize: 4096, dataFile: "data" };
+
+const CASES: readonly Case[] = [
+  { name: "growing with small clusters and a longer L1 table", created: SMALL, from: 300 * KIB, to: 8 * MIB },
+  { name: "growing with 1-bit refcounts", created: { ...SMALL, refcountBits: 1 }, from: 300 * KIB, to: 3 * MIB },
+  {
+    name: "growing with preallocation",
+    created: { clusterSize: 4096 },
+    from: 301 * KIB,
+    to: 3 * MIB,
+    preallocation: "metadata",
+  },
+  { name: "shrinking small clusters", created: SMALL, from: 900 * KIB, to: 100 * KIB + 512 },
+  { name: "shrinking", created: { clusterSize: 4096 }, from: 9 * MIB, to: 301 * KIB },
+  { name: "growing over a backing file", created: { clusterSize: 512, ...OVER }, from: 300 * KIB, to: MIB },
+  { name: "growing beneath a bitmap", created: SMALL, from: 300 * KIB, to: 5 * MIB, bitmap: true },
+  { name: "growing a little beneath a bitmap", created: {}, from: 300 * KIB, to: 5 * MIB, bitmap: true },
+  { name: "shrinking beneath a bitmap", created: SMALL, from: 5 * MIB, to: 2 * MIB + 512, bitmap: true },
+  {
+    name: "shrinking beneath a bitmap beside a snapshot",
+    created: { clusterSize: 4096 },
+    from: 900 * KIB,
+    to: 200 * KIB + 512,
+    bitmap: true,
+    snapshot: true,
+  },
+  { name: "growing with subclusters", created: SUBCLUSTERS, from: 300 * KIB + 512, to: MIB, bitmap: true },
+  {
+    name: "growing with reserved subclusters over a backing file",
+    created: { ...SUBCLUSTERS, ...OVER, preallocation: "metadata" },
+    from: 300 * KIB + 512,
+    to: MIB,
+    preallocation: "metadata",
+    bitmap: true,
+  },
+  {
+    name: "growing with allocated subclusters over a backing file",
+    created: { ...SUBCLUSTERS, ...OVER },
+    from: 300 * KIB + 512,
+    to: MIB,
+    preallocation: "full",
+  },
+  { name: "shrinking with subclusters", created: SUBCLUSTERS, from: MIB, to: 100 * KIB + 512, bitmap: true },
+  { name: "growing a data file", created: DATA_FILE, from: 300 * KIB + 512, to: MIB, bitmap: true },
+  {
+    name: "growing and filling a data file",
+    created: { ...DATA_FILE, ...OVER },
+    from: 300 * KIB + 512,
+    to: MIB,
+    preallocation: "full",
+  },
+  {
+    name: "growing a raw data file",
+    created: { ...DATA_FILE, dataFileRaw: true },
+    from: 300 * KIB + 512,
+    to: MIB,
+    bitmap: true,
+  },
+  { name: "shrinking a data file", created: DATA_FILE, from: MIB, to: 100 * KIB + 512, bitmap: true },
+  {
+    name: "shrinking a raw data file with subclusters",
+    created: { ...DATA_FILE, ...SUBCLUSTERS, dataFileRaw: true },
+    from: MIB,
+    to: 100 * KIB + 512,
+    bitmap: true,
+  },
 ];
 
-for (const [name, options, from, to] of CASES) {
+for (const { name, created, from, to, preallocation = "off", bitmap = false, snapshot = false } of CASES) {
   Deno.test(`A crash leaves the old size or the new one and everything that was flushed: ${name}`, () => {
     const random = new Random(name);
-    const { preallocation = "off", ...created } = options;
-    const file = new MemoryBlockFile();
     const over = created.backingFile === undefined ? {} : { backing };
-    let image = new Uint8Array();
+    const image = new MemoryBlockFile();
+    const data = new MemoryBlockFile();
     const content = random.bytes(Math.min(from, 200 * KIB));
     {
-      using disk = Qcow2File.create(file, { ...created, size: from });
+      using disk = Qcow2File.create(image, { ...created, size: from, openDataFile: () => data });
+      if (bitmap) disk.addBitmap("watched", { granularity: 512 });
       disk.writeAt(from - content.length, content);
       disk.writeAt(0, filled(50 * KIB, 3));
-      disk.flush();
-      image = file.toBytes();
+      if (snapshot) disk.createSnapshot("before");
     }
     const model = new Uint8Array(Math.max(from, to)).fill(created.backingFile === undefined ? 0 : 5, 0, from);
     model.set(content, from - content.length);
     model.fill(3, 0, 50 * KIB);
+    const written = [{ offset: 0, length: 50 * KIB }, { offset: from - content.length, length: content.length }];
     const grows = to > from;
-    const states = everyCrash(image, random, (recorder) => {
-      using disk = Qcow2File.open(recorder, { write: true, ...over });
+    const resize = (file: Recorder, dataFile: Recorder) => {
+      using disk = Qcow2File.open(file, { write: true, dataFile: () => dataFile, ...over });
       disk.resize(to, { shrink: true, preallocation: grows ? preallocation : "off" });
-    }, (state, what) => {
-      const { corruptions } = checkImage(state);
-      assertEquals(corruptions, 0, what);
-      using disk = Qcow2File.open(state, over);
+    };
+    let count = 0;
+    const judge = (state: ScratchFile, dataState: ScratchFile, what: string) => {
+      assertEquals(checkImage(state).corruptions, 0, what);
+      using disk = Qcow2File.open(state, { write: true, dataFile: () => dataState, ...over });
       assert(disk.size === from || disk.size === to, `${disk.size} bytes after ${what}`);
-      assertEquals(readBytes(disk, 0, disk.size), model.slice(0, disk.size), what);
-    });
-    assert(states > 20, `${states} states`);
+      assertSame(readBytes(disk, 0, disk.size), model.slice(0, disk.size), what);
+      if (created.dataFileRaw === true) {
+        const raw = new Uint8Array(disk.size);
+        dataState.readAt(0, raw);
+        assertSame(raw, model.slice(0, disk.size), what);
+      }
+      for (const { name, inconsistent } of disk.bitmaps) {
+        if (!inconsistent) assertEquals([...disk.dirtyExtents(name)], cut(written, disk.size), what);
+        else disk.removeBitmap(name);
+      }
+      if (snapshot) assertSame(readBytes(disk.openSnapshot("before"), 0, from), model.slice(0, from), what);
+      if (count++ % 5 > 0) return;
+      // What is left is as good as any image: it grows, and nothing that was lost comes to light.
+      const { size } = disk;
+      disk.resize(size + 200 * KIB, count % 2 === 0 ? { preallocation: "metadata" } : {});
+      assertSame(readBytes(disk, size, 200 * KIB), new Uint8Array(200 * KIB), `Growing after ${what}`);
+      disk.writeAt(size - 512, filled(1024, 9));
+      disk.flush();
+      assertEquals(disk.check().corruptions, 0, `Growing after ${what}`);
+    };
+    const states = created.dataFile === undefined
+      ? everyCrash(
+        image.toBytes(),
+        random,
+        (recorder) => resize(recorder, recorder),
+        (state, what) => judge(state, state, what),
+      )
+      : everyCrashOfPair(
+        [image.toBytes(), data.toBytes()],
+        random,
+        (recorders) => resize(...recorders),
+        (pair, what) => judge(...pair, what),
+      );
+    assert(states > 10, `${states} states`);
   });
+}
+
+/** The stretches as far as a disk of a size has them. */
+function cut(extents: readonly DirtyExtent[], size: number): DirtyExtent[] {
+  return extents.filter(({ offset }) => offset < size).map(({ offset, length }) => {
+    return { offset, length: Math.min(length, size - offset) };
+  });
+}
+
+function assertSame(actual: Uint8Array, expected: Uint8Array, what: string): void {
+  if (Buffer.compare(actual, expected) === 0) return;
+  assertEquals(actual.findIndex((byte, index) => byte !== expected[index]), -1, what);
+  assertEquals(actual.length, expected.length, what);
 }
 
 Deno.test("everyCrash() notices where syncs come to nothing", () => {

@@ -213,6 +213,18 @@ Deno.test("A bitmap whose bits are all set takes no cluster for them", () => {
   assertEquals([...reopened.dirtyExtents("auto")], [{ offset: 0, length: 64 * MIB }]);
 });
 
+Deno.test("Bitmaps are brought up to date where the snapshot table has moved since the last write", () => {
+  const file = imageWith(["auto"]);
+  const disk = open(file);
+  disk.createSnapshot("first");
+  disk.writeAt(0, filled(64 * KIB, 1));
+  disk.createSnapshot("second");
+  disk.close();
+  using after = Qcow2File.open(copyOf(file));
+  assertEquals([...after.dirtyExtents("auto")], [{ offset: 0, length: 64 * KIB }]);
+  assertClean(file);
+});
+
 Deno.test("Where the host is full at the end, data is kept and bitmaps stay marked", () => {
   const file = imageWith(["auto"]);
   const recording = new RecordingFile(file);

@@ -1,11 +1,13 @@
 import { assert, assertEquals } from "@std/assert";
-import { checkImage, type CreateOptions, type LayoutOptions, Qcow2File, RawFile } from "../../mod.ts";
+import { type CreateOptions, type LayoutOptions, Qcow2File, RawFile } from "../../mod.ts";
+import { decodeBitmapsPointer, EXTENSION, hasExtendedL2 } from "../../lib/format/mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import {
   assertCode,
   copyOf,
   emptyImage,
   filled,
+  getUint32,
   GIB,
   KIB,
   MIB,
@@ -154,7 +156,7 @@ Deno.test("resize() gives clusters to what it adds, which reads as zeroes", () =
   }
 });
 
-Deno.test("create() preallocates, and a backing file forbids it", () => {
+Deno.test("create() preallocates, and a backing file forbids it unless clusters have subclusters", () => {
   for (const preallocation of ["metadata", "falloc", "full"] as const) {
     const file = new MemoryBlockFile();
     using disk = Qcow2File.create(file, { size: 10 * MIB, preallocation });
@@ -164,14 +166,16 @@ Deno.test("create() preallocates, and a backing file forbids it", () => {
     assertEquals(readBytes(disk, 0, MIB), filled(MIB, 0));
     assertClean(disk);
   }
-  assertCode("invalid-argument", () =>
-    Qcow2File.create(new MemoryBlockFile(), {
-      size: MIB,
-      preallocation: "full",
-      backingFile: "b",
-      backingFormat: "raw",
-      backing: () => RawFile.open(new MemoryBlockFile()),
-    }));
+  const backing = () => RawFile.open(MemoryBlockFile.from(filled(MIB, 5)));
+  const over = { size: MIB, preallocation: "full", backingFile: "b", backingFormat: "raw", backing } as const;
+  assertCode("invalid-argument", () => Qcow2File.create(new MemoryBlockFile(), over));
+  const file = new MemoryBlockFile();
+  using disk = Qcow2File.create(file, { ...over, extendedL2: true });
+  assertEquals(readBytes(disk, 0, MIB), filled(MIB, 5));
+  const { size } = file;
+  disk.writeAt(0, filled(MIB, 6));
+  assertEquals([readBytes(disk, 0, MIB), file.size], [filled(MIB, 6), size]);
+  assertClean(disk);
   assertCode("invalid-argument", () => RawFile.create(new MemoryBlockFile(), { size: MIB, preallocation: "metadata" }));
 });
 
@@ -199,63 +203,178 @@ Deno.test("resize() costs a few syncs, however much it adds", () => {
   assert(file.count("sync") <= 6, `${file.count("sync")} syncs`);
 });
 
-const MODEL_CASES: readonly (readonly [name: string, layout: LayoutOptions, withBacking: boolean])[] = [
-  ["512-byte clusters", { size: 0, clusterSize: 512, refcountBits: 64 }, false],
-  ["512-byte clusters over a backing file", { size: 0, clusterSize: 512, refcountBits: 1 }, true],
-  ["4 KiB clusters over a backing file", { size: 0, clusterSize: 4096 }, true],
-  ["4 KiB clusters in version 2 over a backing file", { size: 0, clusterSize: 4096, version: 2 }, true],
-  ["4 KiB clusters in version 2", { size: 0, clusterSize: 4096, version: 2 }, false],
-];
+/** The ways in which the cluster that the new end cuts can hold something. */
+const CUT_CLUSTERS: Readonly<Record<string, (disk: Qcow2File) => void>> = {
+  "data": (disk) => disk.writeAt(0, filled(disk.size, 1)),
+  "shared data": (disk) => {
+    disk.writeAt(0, filled(disk.size, 1));
+    if (!hasExtendedL2(disk.header)) disk.createSnapshot("before");
+  },
+  "compressed": (disk) => disk.writeCompressedAt(0, filled(disk.size, 1)),
+  "zeroes": (disk) => disk.writeZeroesAt(0, disk.size),
+  "zeroes in place of data": (disk) => {
+    disk.writeAt(0, filled(disk.size, 1));
+    disk.writeZeroesAt(0, disk.size);
+  },
+  "zeroes in front of nothing": (disk) => disk.writeZeroesAt(0, disk.size - 12 * KIB),
+  "nothing": () => {},
+};
 
-for (const [name, layout, withBacking] of MODEL_CASES) {
-  Deno.test(`A disk that is resized at random does what a plain array does, with ${name}`, () => {
-    const random = new Random(`resize ${name}`);
-    const base = random.bytes(withBacking ? 700 * KIB : 0);
-    const backing = MemoryBlockFile.from(base);
-    let file = new MemoryBlockFile();
-    let model = base.slice(0, 300 * KIB + 512);
-    const size = withBacking ? model.length : 300 * KIB + 512;
-    if (!withBacking) model = new Uint8Array(size);
-    const { backingFormat: _, ...rest } = layout;
-    let disk = Qcow2File.create(file, {
-      ...rest,
-      size,
-      ...(withBacking ? { backingFile: "b", backingFormat: "raw", backing: () => RawFile.open(copyOf(backing)) } : {}),
-    });
-    for (let step = 0; step < 1500; step++) {
-      const offset = random.below(model.length);
-      const length = Math.min(model.length - offset, random.pick([100, 512, 5000, 50_000]));
-      const kind = random.below(16);
-      if (kind < 6) {
-        const data = random.bytes(length);
-        disk.writeAt(offset, data);
-        model.set(data, offset);
-      } else if (kind < 8) {
-        disk.writeZeroesAt(offset, length, { unmap: random.oneIn(2) });
-        model.fill(0, offset, offset + length);
-      } else if (kind < 9) {
-        disk.flush();
-      } else if (kind < 12) {
-        const next = Math.max(512, Math.min(1500 * KIB, model.length + random.between(-200 * KIB, 210 * KIB)));
-        const grows = next > model.length;
-        const preallocation = random.pick(["off", "off", "metadata", "full"] as const);
-        disk.resize(next, { shrink: true, preallocation: grows ? preallocation : "off" });
-        const resized = new Uint8Array(disk.size);
-        resized.set(model.subarray(0, resized.length));
-        model = resized;
-      } else if (kind < 15) {
-        assertEquals(readBytes(disk, offset, length), model.slice(offset, offset + length));
-      } else if (random.oneIn(10)) {
-        assertClean(disk);
-        assertEquals(readBytes(disk, 0, disk.size), model);
-        disk.close();
-        file = copyOf(file);
-        disk = Qcow2File.open(file, { write: true, backing: () => RawFile.open(copyOf(backing)) });
+for (const [what, fill] of Object.entries(CUT_CLUSTERS)) {
+  Deno.test(`resize() shows nothing of what a cluster that the end cuts holds behind it: ${what}`, () => {
+    for (const extendedL2 of [false, true]) {
+      for (const backingSize of [undefined, 20 * KIB, 60 * KIB]) {
+        for (const preallocation of ["off", "metadata", "full"] as const) {
+          const backing = () => RawFile.open(MemoryBlockFile.from(filled(backingSize ?? 0, 5)));
+          const over = { backingFile: "base.raw", backingFormat: "raw", backing };
+          using disk = Qcow2File.create(new MemoryBlockFile(), {
+            size: 32 * KIB,
+            clusterSize: 16 * KIB,
+            extendedL2,
+            ...(backingSize === undefined ? {} : over),
+          });
+          fill(disk);
+          const content = readBytes(disk, 0, 32 * KIB);
+          disk.resize(24 * KIB + 512, { shrink: true });
+          disk.resize(200 * KIB, { preallocation });
+          const expected = new Uint8Array(200 * KIB);
+          expected.set(content.subarray(0, 24 * KIB + 512));
+          assertEquals(readBytes(disk, 0, 200 * KIB), expected, `${extendedL2} ${backingSize} ${preallocation}`);
+          assertClean(disk);
+        }
       }
     }
-    assertEquals(readBytes(disk, 0, disk.size), model);
-    disk.close();
-    const { corruptions, leaks } = checkImage(copyOf(file));
-    assertEquals({ corruptions, leaks }, { corruptions: 0, leaks: 0 });
   });
+}
+
+/** An image in memory with a data file in memory, on a host that knows of no holes. */
+function withDataFile(options: Partial<CreateOptions>, data: MemoryBlockFile): Qcow2File {
+  const file = new RecordingFile(data);
+  file.punchHole = () => false;
+  return Qcow2File.create(new MemoryBlockFile(), {
+    size: MIB,
+    dataFile: "data",
+    openDataFile: () => file,
+    ...options,
+  });
+}
+
+Deno.test("resize() makes a data file as long as the disk, and shows nothing of what it held behind the end", () => {
+  for (const dataFileRaw of [false, true]) {
+    for (const preallocation of ["off", "metadata", "falloc", "full"] as const) {
+      const data = new MemoryBlockFile();
+      data.writeAt(0, filled(4 * MIB, 7));
+      using disk = withDataFile({ dataFileRaw, existingDataFile: "reuse" }, data);
+      const content = readBytes(disk, 0, MIB);
+      disk.resize(2 * MIB, { preallocation });
+      assertEquals(data.size, 2 * MIB);
+      assertEquals(readBytes(disk, 0, MIB), content);
+      assertEquals(readBytes(disk, MIB, MIB), filled(MIB, 0));
+      if (dataFileRaw) assertEquals(disk.seekHole(0), 2 * MIB);
+      disk.resize(100 * KIB, { shrink: true });
+      assertEquals(data.size, 100 * KIB);
+      assertClean(disk);
+    }
+  }
+});
+
+Deno.test("resize() shows nothing of what was discarded in a data file", () => {
+  const data = new MemoryBlockFile();
+  using disk = withDataFile({}, data);
+  disk.writeAt(0, filled(MIB, 1));
+  disk.discardAt(0, MIB);
+  disk.resize(MIB - 30 * KIB, { shrink: true });
+  disk.resize(2 * MIB, { preallocation: "metadata" });
+  assertEquals(readBytes(disk, 0, 2 * MIB), filled(2 * MIB, 0));
+  assertClean(disk);
+});
+
+Deno.test("create() makes what a data file holds the disk's where everything is preallocated", () => {
+  for (const extendedL2 of [false, true]) {
+    const data = new MemoryBlockFile();
+    data.writeAt(0, filled(512 * KIB, 7));
+    using disk = withDataFile({ preallocation: "full", existingDataFile: "reuse", extendedL2 }, data);
+    assertEquals(readBytes(disk, 0, MIB), new Uint8Array(MIB).fill(7, 0, 512 * KIB));
+    assertEquals([...data.dataExtents(0, MIB)], [{ offset: 0, length: MIB }]);
+    assertClean(disk);
+  }
+});
+
+Deno.test("resize() brings bitmaps to the new size, with what is added clear and what is lost gone", () => {
+  const file = emptyImage({ size: 8 * MIB, clusterSize: 512 });
+  const marked = [{ offset: 0, length: 4096 }, { offset: 3 * MIB - 512, length: MIB }];
+  {
+    using disk = Qcow2File.open(file, { write: true });
+    for (const granularity of [512, 4096, MIB]) disk.addBitmap(`auto ${granularity}`, { granularity });
+    disk.writeAt(0, filled(4096, 1));
+    disk.writeAt(3 * MIB - 512, filled(MIB, 2));
+    disk.addBitmap("still", { granularity: 512, disabled: true });
+    disk.mergeBitmap("auto 512", "still");
+  }
+  for (const size of [3 * MIB + 1536, 9 * MIB, 2 * MIB - 512, 40 * MIB + 512, 512]) {
+    using disk = Qcow2File.open(copyOf(file), { write: true });
+    disk.resize(size, { shrink: true });
+    const kept = marked.filter(({ offset }) => offset < size).map(({ offset, length }) => {
+      return { offset, length: Math.min(length, size - offset) };
+    });
+    assertEquals([...disk.dirtyExtents("auto 512")], kept);
+    assertEquals([...disk.dirtyExtents("still")], kept);
+    assertEquals([...disk.dirtyExtents(`auto ${MIB}`)][0], { offset: 0, length: Math.min(MIB, size) });
+    // They go on recording, in what was added as well.
+    disk.writeAt(size - 512, filled(512, 3));
+    const last = [...disk.dirtyExtents("auto 512")].at(-1) ?? { offset: 0, length: 0 };
+    assertEquals(last.offset + last.length, size);
+    assertClean(disk);
+    assertEquals(disk.bitmaps.map(({ auto, inconsistent }) => [auto, inconsistent]), [
+      [true, false],
+      [true, false],
+      [true, false],
+      [false, false],
+    ]);
+  }
+});
+
+Deno.test("resize() refuses bitmaps that cannot be brought to the new size, and changes nothing", () => {
+  const file = emptyImage({ size: MIB });
+  {
+    using disk = Qcow2File.open(file, { write: true });
+    disk.addBitmap("fine", { granularity: 512 });
+    disk.addBitmap("other");
+  }
+  {
+    using disk = Qcow2File.open(copyOf(file), { write: true });
+    const error = assertCode("unsupported", () => disk.resize(4096 * GIB));
+    assert(error.message.includes('"fine" would take'));
+    assertEquals([disk.size, disk.header.l1EntryCount], [MIB, 1]);
+  }
+  const directory = directoryOffset(copyOf(file));
+  for (
+    const [twist, code] of [
+      [(copy: MemoryBlockFile) => setUint32(copy, directory + 12, 3), "unsupported"],
+      [(copy: MemoryBlockFile) => setUint32(copy, directory + 12, 0x82), "unsupported"],
+      [(copy: MemoryBlockFile) => setUint32(copy, getUint32(copy, directory + 4), 0x40000000), "corrupt"],
+    ] as const
+  ) {
+    const copy = copyOf(file);
+    twist(copy);
+    const before = copy.toBytes();
+    const disk = Qcow2File.open(copy, { write: true });
+    assertCode(code, () => disk.resize(2 * MIB));
+    assertCode(code, () => disk.resize(512 * KIB, { shrink: true }));
+    assertEquals([disk.size, copy.toBytes()], [MIB, before]);
+  }
+  // Nobody trusts them without the autoclear bit, whatever their size.
+  const copy = copyOf(file);
+  setUint32(copy, 92, 0);
+  using disk = Qcow2File.open(copy, { write: true });
+  disk.resize(64 * GIB);
+  assertEquals(disk.bitmaps.map(({ inconsistent }) => inconsistent), [true, true]);
+  for (const name of ["fine", "other"]) disk.removeBitmap(name);
+  assertClean(disk);
+});
+
+function directoryOffset(file: MemoryBlockFile): number {
+  using disk = Qcow2File.open(file);
+  const extension = disk.header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
+  return decodeBitmapsPointer(extension?.data ?? new Uint8Array()).directoryOffset;
 }
