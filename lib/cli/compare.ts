@@ -4,12 +4,8 @@
  * @module
  */
 
-import {
-  compare as compareDisks,
-  type ComparedDisk,
-  type CompareResult,
-  ComparisonError,
-} from "../operations/compare.ts";
+import { compare as compareDisks, type CompareResult } from "../operations/compare.ts";
+import { DiskError } from "../operations/disk_error.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
 import { checkCacheMode, IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
 import type { Context } from "./console.ts";
@@ -30,7 +26,8 @@ const OPTIONS: readonly OptionDefinition[] = [
 
 const DIFFERENT = 1;
 const CANNOT_OPEN = 2;
-const CANNOT_READ: Readonly<Record<ComparisonError["reading"], number>> = { allocation: 3, content: 4 };
+const CANNOT_LIST = 3;
+const CANNOT_READ = 4;
 const PROGRESS_STEP_PERCENT = 2;
 
 /**
@@ -85,7 +82,7 @@ export async function compare(context: Context, args: readonly string[]): Promis
       return result.identical ? 0 : DIFFERENT;
     } catch (error) {
       if (interruption.exitCode !== undefined) return interruption.exitCode;
-      throw explain(error, { first: firstName, second: secondName });
+      throw explain(error, firstName, secondName);
     }
   } finally {
     await progress.stop();
@@ -108,11 +105,10 @@ function describe({ difference, offset = 0 }: CompareResult): string {
   return `Content mismatch at offset ${offset}!`;
 }
 
-function explain(error: unknown, names: Readonly<Record<ComparedDisk, string>>): unknown {
-  if (!(error instanceof ComparisonError)) return error;
-  const { disk, reading, offset } = error;
-  const message = reading === "allocation"
-    ? `Sector allocation test failed for ${names[disk]}`
-    : `Error while reading offset ${offset} of ${names[disk]}: ${explainIoError(error.cause)}`;
-  return new CliError(message, CANNOT_READ[reading]);
+function explain(error: unknown, firstName: string, secondName: string): unknown {
+  if (!(error instanceof DiskError)) return error;
+  const name = error.disk === "first disk" ? firstName : secondName;
+  if (error.action === "list") return new CliError(`Sector allocation test failed for ${name}`, CANNOT_LIST);
+  const reason = explainIoError(error.cause);
+  return new CliError(`Error while reading offset ${error.offset} of ${name}: ${reason}`, CANNOT_READ);
 }

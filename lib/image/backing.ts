@@ -6,8 +6,10 @@
 
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
+import { AUTOCLEAR } from "../format/feature_bits.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
-import { extensionText, type Header } from "../format/header.ts";
+import { encodeHeader, extensionText, type Header } from "../format/header.ts";
+import { MAX_BACKING_FILE_NAME_LENGTH } from "../format/limits.ts";
 import type { ImageType } from "./detect.ts";
 import { localPath, realPath } from "./local_name.ts";
 
@@ -93,4 +95,49 @@ export function allowedBacking(
     });
   }
   return { path, format };
+}
+
+/**
+ * What changes in a header when it names another backing file.
+ *
+ * @param header The header.
+ * @param name Name of the new backing file, or `undefined` for none.
+ * @param format Its format; says nothing without a name.
+ * @returns The fields that change. Unknown extensions stay as they are.
+ * @throws {Qcow2Error} With code `invalid-argument` where the name is empty or too long or its format is missing, or where the
+ * data file is a raw image of the disk; `no-space` where it does not fit into the first cluster.
+ */
+export function withBackingFile(
+  header: Header,
+  name: string | undefined,
+  format: string | undefined,
+): Pick<Header, "backingFile" | "extensions"> {
+  const others = header.extensions.filter(({ type }) => type !== EXTENSION.backingFormat);
+  if (name === undefined) return { backingFile: undefined, extensions: others };
+  const nameLength = new TextEncoder().encode(name).length;
+  if (nameLength === 0 || nameLength > MAX_BACKING_FILE_NAME_LENGTH) {
+    const expected = `1 to ${MAX_BACKING_FILE_NAME_LENGTH}`;
+    throw new Qcow2Error("invalid-argument", `Name of the backing file has ${nameLength} bytes, expected ${expected}`, {
+      found: nameLength,
+      expected,
+    });
+  }
+  if (format === undefined) {
+    throw new Qcow2Error("invalid-argument", `Backing file "${name}" was given without its format`, {
+      expected: "backingFormat",
+    });
+  }
+  if ((header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n) {
+    throw new Qcow2Error("invalid-argument", "Backing file and raw data file cannot be used at the same time");
+  }
+  const data = new TextEncoder().encode(format);
+  const changed = { backingFile: name, extensions: [{ type: EXTENSION.backingFormat, data }, ...others] };
+  const length = encodeHeader({ ...header, ...changed, backingFile: undefined }).length + nameLength;
+  if (length > 2 ** header.clusterBits) {
+    throw new Qcow2Error("no-space", `Header and name of the backing file need ${length} bytes, expected one cluster`, {
+      found: length,
+      expected: `at most ${2 ** header.clusterBits}`,
+    });
+  }
+  return changed;
 }

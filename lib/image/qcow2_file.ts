@@ -20,7 +20,7 @@ import { findSnapshot, readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { type AddBitmapOptions, type Bitmap, Bitmaps, type DirtyExtent } from "./bitmaps.ts";
 import { amendImage, type AmendOptions } from "./amend.ts";
-import { allowedBacking, backingReference } from "./backing.ts";
+import { allowedBacking, backingReference, withBackingFile } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
 import { createDataFile, type NewDataFile, openDataFile } from "./data_file.ts";
 import { GuestIo } from "./guest_io.ts";
@@ -551,6 +551,44 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       backing: this.#backing,
       reopen: () => this.#reopen(),
     }, options);
+  }
+
+  /**
+   * Names another backing file in the image, or none. Nothing else changes: the new backing file is expected to read as the old one
+   * wherever the image has nothing of its own. Where it does not, use `rebase`, which copies what differs first.
+   *
+   * It is durable on return, after everything written before; a crash in between leaves the old name or the new one. Until the
+   * image is opened again, it reads from the disk that it was opened with.
+   *
+   * @param backingFile Name of the backing file, as it shall stand in the image: relative to the image's folder, or absolute; at
+   * most 1023 bytes in UTF-8. `undefined` for none.
+   * @param backingFormat Its format, such as `raw` or `qcow2`; must be said where there is a name.
+   * @throws {Qcow2Error} With code `invalid-argument` where the name or format makes no sense, or where the image has a raw data
+   * file; `no-space` where the first cluster has no room for the name; otherwise as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File, RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const folder = await Deno.makeTempDir();
+   * RawFile.create(`${folder}/base.raw`, { size: 1 << 20 }).close();
+   * const backing = { backingFile: "base.raw", backingFormat: "raw" };
+   * const disk = Qcow2File.create(`${folder}/disk.qcow2`, backing);
+   * Deno.renameSync(`${folder}/base.raw`, `${folder}/moved.raw`);
+   * disk.changeBackingFile("moved.raw", "raw");
+   * disk.close();
+   * using again = Qcow2File.open(`${folder}/disk.qcow2`, { backing: "allow" });
+   * assertEquals(again.header.backingFile, "moved.raw");
+   * again.close();
+   * Deno.removeSync(folder, { recursive: true });
+   * ```
+   */
+  changeBackingFile(backingFile: string | undefined, backingFormat?: string): void {
+    this.#assertWritable();
+    const changes = withBackingFile(this.header, backingFile, backingFormat);
+    this.#metadata.flush();
+    this.#metadata.rewriteHeader(changes);
   }
 
   /** Reads the metadata anew. Where that fails, what is in memory must not reach the file any more: the image is closed. */

@@ -387,8 +387,8 @@ export class ImageMetadata {
   }
 
   /**
-   * Writes the whole header, where its length or its extensions change. Where the geometry changes with it, the caller opens
-   * the image anew.
+   * Writes the whole header, where its length, its extensions or the name of the backing file change. Where the geometry changes
+   * with it, the caller opens the image anew.
    *
    * @param changes The fields to change.
    * @throws {Qcow2Error} With code `invalid-argument` where the header does not fit into one cluster, `no-space` or `io`.

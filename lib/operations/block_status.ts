@@ -65,13 +65,19 @@ function layersOf(disk: Disk): Layer[] {
   const layers: Layer[] = [];
   for (let layer: Disk | undefined = disk; layer !== undefined;) {
     const { size, allocationSize } = layer;
-    layers.push({ size, allocationSize, sliceSpan: sliceSpanOf(layer) });
+    layers.push({ size, allocationSize, sliceSpan: l2SliceSpan(layer) });
     layer = layer instanceof Qcow2File ? layer.backing : undefined;
   }
   return layers;
 }
 
-function sliceSpanOf(disk: Disk): number {
+/**
+ * How much of a disk QEMU looks at once: what one L2 table maps, or a slice of one where the tables of the disk are many.
+ *
+ * @param disk The disk.
+ * @returns The length in bytes; infinite for a disk without such tables.
+ */
+export function l2SliceSpan(disk: Disk): number {
   if (!(disk instanceof Qcow2File)) return Infinity;
   const { size, allocationSize: clusterSize } = disk;
   const entrySize = hasExtendedL2(disk.header) ? 16 : 8;

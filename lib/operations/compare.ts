@@ -5,9 +5,9 @@
  */
 
 import type { Disk } from "../disk.ts";
-import { Qcow2Error } from "../errors.ts";
 import { type BlockStatus, blockStatus } from "./block_status.ts";
 import type { Progress } from "./convert.ts";
+import { onDisk } from "./disk_error.ts";
 import { CHUNK_SIZE, differences } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
@@ -38,34 +38,6 @@ export interface CompareResult {
   readonly offset?: number;
 }
 
-/** One of the two disks. */
-export type ComparedDisk = "first" | "second";
-
-/** Tells which of two disks could not be compared, and at what that failed. */
-export class ComparisonError extends Qcow2Error {
-  /** The disk that failed. */
-  readonly disk: ComparedDisk;
-  /** Whether its content could not be read, or not even where it has content. */
-  readonly reading: "content" | "allocation";
-
-  /**
-   * Makes an error.
-   *
-   * @param disk The disk that failed.
-   * @param reading At what.
-   * @param offset Where, in bytes of the disk.
-   * @param cause Why.
-   */
-  constructor(disk: ComparedDisk, reading: "content" | "allocation", offset: number, cause: Qcow2Error) {
-    super(cause.code, `Cannot read the ${reading} of the ${disk} disk at ${offset}: ${cause.message}`, {
-      offset,
-      cause,
-    });
-    this.disk = disk;
-    this.reading = reading;
-  }
-}
-
 /**
  * Compares two disks. What both of them say to be zeroes, or say nothing of, is not read.
  *
@@ -75,7 +47,7 @@ export class ComparisonError extends Qcow2Error {
  * @param second Another one.
  * @param options How strict to be.
  * @returns Whether they are alike, and if not, where they differ first.
- * @throws {ComparisonError} Where one of them cannot be read.
+ * @throws {DiskError} Where one of them, the `first disk` or the `second disk`, cannot be read.
  * @throws {Qcow2Error} With code `aborted` where the signal says so.
  *
  * @example Usage
@@ -101,7 +73,7 @@ export async function compare(first: Disk, second: Disk, options: CompareOptions
   const sizesDiffer = first.size !== second.size;
   if (strict && sizesDiffer) return { identical: false, sizesDiffer, difference: "size" };
   const total = Math.max(first.size, second.size);
-  const sides = [new Side(first, "first"), new Side(second, "second")] as const;
+  const sides = [new Side(first, "first disk"), new Side(second, "second disk")] as const;
   for (let offset = 0; offset < total;) {
     const one = sides[0].statusAt(offset);
     const other = sides[1].statusAt(offset);
@@ -145,12 +117,12 @@ function endOf({ offset, length }: BlockStatus): number {
 /** One of the disks, walked over from its beginning to its end. */
 class Side {
   readonly #disk: Disk;
-  readonly #name: ComparedDisk;
+  readonly #name: string;
   readonly #pieces: Iterator<BlockStatus, void, undefined>;
   readonly #buffer = new Uint8Array(CHUNK_SIZE);
   #current: BlockStatus;
 
-  constructor(disk: Disk, name: ComparedDisk) {
+  constructor(disk: Disk, name: string) {
     this.#disk = disk;
     this.#name = name;
     this.#pieces = blockStatus(disk)[Symbol.iterator]();
@@ -163,7 +135,7 @@ class Side {
       if (endOf(this.#current) >= this.#disk.size) {
         return { offset, length: Infinity, zero: true, allocated: false, placed: false, last: false };
       }
-      const next = this.#locating("allocation", offset, () => this.#pieces.next());
+      const next = onDisk(this.#name, "list", offset, () => this.#pieces.next());
       if (next.done !== true) this.#current = next.value;
     }
     return this.#current;
@@ -172,16 +144,7 @@ class Side {
   /** Bytes of the disk, until the next call. */
   read(offset: number, length: number): Uint8Array {
     const bytes = this.#buffer.subarray(0, length);
-    this.#locating("content", offset, () => this.#disk.readAt(offset, bytes));
+    onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, bytes));
     return bytes;
-  }
-
-  #locating<T>(reading: "content" | "allocation", offset: number, act: () => T): T {
-    try {
-      return act();
-    } catch (error) {
-      if (!(error instanceof Qcow2Error)) throw error;
-      throw new ComparisonError(this.#name, reading, offset, error);
-    }
   }
 }

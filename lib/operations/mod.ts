@@ -11,6 +11,7 @@
 export * from "./check.ts";
 export * from "./compare.ts";
 export * from "./convert.ts";
+export { type DiskAction, DiskError } from "./disk_error.ts";
 export * from "./info.ts";
 export * from "./map.ts";
 export * from "./measure.ts";

@@ -24,6 +24,8 @@ export function everyCrash(
   let epoch = 0;
   const explore = () => {
     epoch++;
+    // What the last sync made durable is behind the scratch file's back.
+    scratch.restore();
     for (const state of crashStates(recorder.changes, random, { listed: 20, subsets: 10, torn: 10 })) {
       buildState(scratch, recorder.changes, state);
       judge(scratch, `epoch ${epoch} ${describeState(state)}`);

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { compare, ComparisonError, type CreateOptions, type Disk, Qcow2Error, Qcow2File, RawFile } from "../../mod.ts";
+import { compare, type CreateOptions, type Disk, DiskError, Qcow2Error, Qcow2File, RawFile } from "../../mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { filled, GIB, KIB, MIB, readBytes, RecordingFile, setUint64 } from "../images.ts";
 import { Random } from "../random.ts";
@@ -134,8 +134,8 @@ Deno.test("compare() says which disk cannot be read, and whether it is its conte
   file.onCall = ({ call, length }) => {
     if (call === "read" && length > 4096) throw new Qcow2Error("io", "Cannot read");
   };
-  const content = await assertRejects(() => compare(sound, damaged), ComparisonError);
-  assertEquals([content.disk, content.reading, content.code, content.offset], ["second", "content", "io", GIB]);
+  const content = await assertRejects(() => compare(sound, damaged), DiskError);
+  assertEquals([content.disk, content.action, content.code, content.offset], ["second disk", "read", "io", GIB]);
   file.onCall = undefined;
   damaged.close();
 
@@ -146,10 +146,10 @@ Deno.test("compare() says which disk cannot be read, and whether it is its conte
   const broken = MemoryBlockFile.from(image.toBytes());
   setUint64(broken, l1TableOffset + 8, 0x8000000000000200n);
   using disk = Qcow2File.open(broken);
-  const allocation = await assertRejects(() => compare(disk, sound), ComparisonError);
-  assertEquals([allocation.disk, allocation.reading, allocation.code, allocation.offset], [
-    "first",
-    "allocation",
+  const allocation = await assertRejects(() => compare(disk, sound), DiskError);
+  assertEquals([allocation.disk, allocation.action, allocation.code, allocation.offset], [
+    "first disk",
+    "list",
     "corrupt",
     GIB / 2,
   ]);
