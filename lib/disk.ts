@@ -73,6 +73,16 @@ export interface Disk extends Disposable {
    */
   readAt(offset: number, into: Uint8Array): void;
   /**
+   * Fills a buffer as {@linkcode Disk.readAt} does, while the caller goes on: where the host can, another thread reads. A disk that
+   * has no way to do that lacks this call.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param into What to fill. Until the promise is settled it must be left alone, the range not be written and the disk not be
+   * closed.
+   * @returns Settled when the buffer is full, or with the error of `readAt`.
+   */
+  readAhead?(offset: number, into: Uint8Array): Promise<void>;
+  /**
    * Writes all bytes of a buffer to the disk.
    *
    * @param offset Where to begin on the disk, in bytes.

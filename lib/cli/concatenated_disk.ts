@@ -6,6 +6,7 @@
 
 import type { Disk, Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
+import { allRead, readDiskAhead } from "../image/read_ahead.ts";
 
 /** Several disks, one behind the other, as one that can only be read. */
 export class ConcatenatedDisk implements Disk {
@@ -37,6 +38,19 @@ export class ConcatenatedDisk implements Disk {
     for (const { disk, start, from, to } of this.#within(offset, into.length)) {
       disk.readAt(from - start, into.subarray(from - offset, to - offset));
     }
+  }
+
+  /**
+   * Fills a buffer from the disks while the caller goes on.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param into What to fill; to be left alone until the promise is settled.
+   */
+  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+    const parts = [...this.#within(offset, into.length)];
+    await allRead(parts.map(({ disk, start, from, to }) => {
+      return readDiskAhead(disk, from - start, into.subarray(from - offset, to - offset));
+    }));
   }
 
   /** Refuses to write. */

@@ -5,19 +5,22 @@
  */
 
 import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import { readDiskAhead } from "../image/read_ahead.ts";
 import { isCompressible } from "../operations/convert.ts";
 import { CliError, explainIoError } from "./errors.ts";
 
 /** A disk with somebody who watches. */
 export class ObservedDisk implements Disk {
   readonly #disk: Disk;
-  readonly #onMoved: (length: number) => void;
+  readonly #onMoved: (offset: number, length: number) => void;
+  /** Settled when the last read that was begun is over. */
+  #lastRead: Promise<void> = Promise.resolve();
 
   /**
    * @param disk The disk; it is closed with this one.
-   * @param onMoved Called with the length in bytes of whatever was read or written.
+   * @param onMoved Called with offset and length in bytes of whatever was read or written.
    */
-  constructor(disk: Disk, onMoved: (length: number) => void = () => {}) {
+  constructor(disk: Disk, onMoved: (offset: number, length: number) => void = () => {}) {
     this.#disk = disk;
     this.#onMoved = onMoved;
   }
@@ -41,7 +44,31 @@ export class ObservedDisk implements Disk {
    */
   readAt(offset: number, into: Uint8Array): void {
     locating("reading", offset, () => this.#disk.readAt(offset, into));
-    this.#onMoved(into.length);
+    this.#onMoved(offset, into.length);
+  }
+
+  /**
+   * Reads while the caller goes on.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param into What to fill; to be left alone until the promise is settled.
+   * @throws {CliError} Where the disk fails.
+   */
+  readAhead(offset: number, into: Uint8Array): Promise<void> {
+    const reading = this.#readAhead(offset, into, this.#lastRead);
+    this.#lastRead = reading.catch(() => {});
+    return reading;
+  }
+
+  async #readAhead(offset: number, into: Uint8Array, earlier: Promise<void>): Promise<void> {
+    try {
+      await readDiskAhead(this.#disk, offset, into);
+    } catch (error) {
+      throw locatedError("reading", offset, error);
+    }
+    // Who watches is told of reads in the order in which they were asked for.
+    await earlier;
+    this.#onMoved(offset, into.length);
   }
 
   /**
@@ -53,7 +80,7 @@ export class ObservedDisk implements Disk {
    */
   writeAt(offset: number, data: Uint8Array): void {
     locating("writing", offset, () => this.#disk.writeAt(offset, data));
-    this.#onMoved(data.length);
+    this.#onMoved(offset, data.length);
   }
 
   /**
@@ -67,7 +94,7 @@ export class ObservedDisk implements Disk {
     const disk = this.#disk;
     if (!isCompressible(disk)) throw new CliError("Compression not supported for this file format");
     locating("writing", offset, () => disk.writeCompressedAt(offset, data));
-    this.#onMoved(data.length);
+    this.#onMoved(offset, data.length);
   }
 
   /**
@@ -130,7 +157,11 @@ function locating<T>(doing: string, offset: number, act: () => T): T {
   try {
     return act();
   } catch (error) {
-    const unit = doing === "reading block status" ? "offset" : "byte";
-    throw new CliError(`error while ${doing} at ${unit} ${offset}: ${explainIoError(error)}`);
+    throw locatedError(doing, offset, error);
   }
+}
+
+function locatedError(doing: string, offset: number, error: unknown): CliError {
+  const unit = doing === "reading block status" ? "offset" : "byte";
+  return new CliError(`error while ${doing} at ${unit} ${offset}: ${explainIoError(error)}`);
 }

@@ -10,6 +10,7 @@ import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, MappedRun, type Mapping } from "../metadata/mapping.ts";
 import { CompressedClusters } from "./compressed_clusters.ts";
+import { allRead, readDiskAhead, readFileAhead } from "./read_ahead.ts";
 
 /** The most zeroes that are written at once, in bytes. */
 const ZEROES_LENGTH = 1024 * 1024;
@@ -65,15 +66,53 @@ export class GuestIo {
       const part = run.length === into.length ? into : into.subarray(done, done + run.length);
       if (run.kind === ClusterKind.data) {
         this.#readHost(run.hostOffset, part);
-      } else if (run.kind === ClusterKind.compressed) {
-        const inCluster = (offset + done) % this.#metadata.geometry.clusterSize;
-        part.set(this.#compressed.read(run).subarray(inCluster, inCluster + run.length));
       } else if (isUnallocated(run.kind) && this.#backing !== undefined) {
-        readBacking(this.#backing, offset + done, part);
+        const inBacking = withinBacking(this.#backing, offset + done, part);
+        if (inBacking.length > 0) this.#backing.readAt(offset + done, inBacking);
       } else {
-        part.fill(0);
+        this.#fillPart(offset + done, part);
       }
       done += run.length;
+    }
+  }
+
+  /**
+   * Fills a buffer from the disk while the caller goes on: what stands on the host as it is, here or in a backing file, is read in
+   * the background.
+   *
+   * @param offset Guest offset in bytes.
+   * @param into What to fill; to be left alone until the promise is settled.
+   */
+  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+    const run = this.#run;
+    const reads: Promise<void>[] = [];
+    try {
+      for (let done = 0; done < into.length;) {
+        this.#mapping.find(offset + done, into.length - done, run);
+        const part = run.length === into.length ? into : into.subarray(done, done + run.length);
+        if (run.kind === ClusterKind.data) {
+          reads.push(readFileAhead(this.#metadata.guestFile.file, run.hostOffset, part));
+        } else if (isUnallocated(run.kind) && this.#backing !== undefined) {
+          const inBacking = withinBacking(this.#backing, offset + done, part);
+          if (inBacking.length > 0) reads.push(readDiskAhead(this.#backing, offset + done, inBacking));
+        } else {
+          this.#fillPart(offset + done, part);
+        }
+        done += run.length;
+      }
+    } catch (error) {
+      reads.push(Promise.reject(error));
+    }
+    await allRead(reads);
+  }
+
+  /** Fills a buffer with what a run stands for, as found in `#run`, that has no bytes on a host to be read as they are. */
+  #fillPart(offset: number, part: Uint8Array): void {
+    if (this.#run.kind === ClusterKind.compressed) {
+      const inCluster = offset % this.#metadata.geometry.clusterSize;
+      part.set(this.#compressed.read(this.#run).subarray(inCluster, inCluster + part.length));
+    } else {
+      part.fill(0);
     }
   }
 
@@ -541,10 +580,12 @@ function hasHostCluster(kind: ClusterKind): boolean {
   return kind >= ClusterKind.zeroAllocated;
 }
 
-function readBacking(backing: Disk, offset: number, into: Uint8Array): void {
+/** The part of a buffer that the backing disk has; the rest, behind its end, is filled with zeroes. */
+function withinBacking(backing: Disk, offset: number, into: Uint8Array): Uint8Array {
   const length = Math.max(0, Math.min(into.length, backing.size - offset));
-  if (length > 0) backing.readAt(offset, length === into.length ? into : into.subarray(0, length));
-  if (length < into.length) into.fill(0, length);
+  if (length === into.length) return into;
+  into.fill(0, length);
+  return into.subarray(0, length);
 }
 
 function extentOf(offset: number, length: number, run: MappedRun): Extent {

@@ -341,6 +341,37 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   }
 
   /**
+   * Fills a buffer as `readAt` does, while the caller goes on: what stands on the host as it is, another thread reads.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param into What to fill. Until the promise is settled it must be left alone, the range not be written and the disk not be
+   * closed.
+   * @returns Settled when the buffer is full, or with the error of `readAt`.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array(1 << 20).fill(7));
+   * const bytes = new Uint8Array(1 << 20);
+   * const reading = disk.readAhead(0, bytes);
+   * // Something else is done here.
+   * await reading;
+   * assertEquals(bytes[0], 7);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+    this.#assertOpen();
+    checkRange(offset, into.length, this.size);
+    await this.#io.readAhead(offset, into);
+  }
+
+  /**
    * Writes all bytes of a buffer to the disk.
    *
    * @param offset Where to begin on the disk, in bytes.

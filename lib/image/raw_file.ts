@@ -11,6 +11,7 @@ import type { BlockFile } from "../storage/block_file.ts";
 import { checkRange } from "./cursor.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
 import { checkedPreallocation, type Preallocation, reserveHostRange } from "./preallocation.ts";
+import { readFileAhead } from "./read_ahead.ts";
 import { checkedSize, type ResizeOptions } from "./resize.ts";
 
 /** How {@linkcode RawFile.open} opens an image. */
@@ -205,6 +206,36 @@ export class RawFile implements Disk {
     checkRange(offset, into.length, this.size);
     const length = this.#file.readAt(offset, into);
     if (length < into.length) into.fill(0, length);
+  }
+
+  /**
+   * Fills a buffer as `readAt` does, while the caller goes on: what stands on the host as it is, another thread reads.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param into What to fill. Until the promise is settled it must be left alone, the range not be written and the disk not be
+   * closed.
+   * @returns Settled when the buffer is full, or with the error of `readAt`.
+   *
+   * @example Usage
+   * ```ts
+   * import { RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = RawFile.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array(1 << 20).fill(7));
+   * const bytes = new Uint8Array(1 << 20);
+   * const reading = disk.readAhead(0, bytes);
+   * // Something else is done here.
+   * await reading;
+   * assertEquals(bytes[0], 7);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+    checkRange(offset, into.length, this.size);
+    await readFileAhead(this.#file, offset, into);
   }
 
   /**

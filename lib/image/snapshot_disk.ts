@@ -74,6 +74,19 @@ export class SnapshotDisk implements Disk {
   }
 
   /**
+   * Fills a buffer from the snapshot while the caller goes on.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param into What to fill; to be left alone until the promise is settled.
+   * @throws {Qcow2Error} As {@linkcode SnapshotDisk.readAt} does.
+   */
+  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+    this.#assertOpen();
+    checkRange(offset, into.length, this.size);
+    await this.#io.readAhead(offset, into);
+  }
+
+  /**
    * The stretches that a range consists of.
    *
    * @param offset Where to begin, in bytes.

@@ -7,7 +7,8 @@
 import type { Disk, Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
-import { CHUNK_SIZE, isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
+import { readDiskAhead } from "../image/read_ahead.ts";
+import { isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
 /** How far an operation has come. */
@@ -73,13 +74,21 @@ export interface ConvertResult {
   readonly zeroBytes: number;
 }
 
+/**
+ * How much is read at once, in bytes: host calls of this size cost nearly nothing beside the copying itself, and what was read is
+ * still in the processor's cache when it is written.
+ */
+const CHUNK_SIZE = 512 * 1024;
+/** How many chunks are under way at once: while one is written, the next is read. */
+const CHUNKS_AHEAD = 2;
 const DEFAULT_SPARSE_SIZE = 4096;
 
 /**
  * Copies one disk to another of at least the same size. What reads as zeroes in the source becomes a hole in the target. What
  * the target is larger is left alone.
  *
- * The work is cut into slices, between which the event loop runs, so that a signal can end it.
+ * While one piece is written, the next is read. The work is cut into slices, between which the event loop runs, so that a signal can
+ * end it.
  *
  * @param source Where to read.
  * @param target Where to write; it is flushed at the end.
@@ -130,15 +139,7 @@ export async function convert(source: Disk, target: Disk, options: ConvertOption
     skipBacking: options.skipBacking ?? false,
     write,
   });
-  const slice = new TimeSlice(signal);
-  for (const extent of source.extents(0, source.size)) {
-    for (const done of copy.copyExtent(extent)) {
-      if (slice.isOver()) {
-        onProgress?.({ done, total: source.size });
-        await slice.next();
-      }
-    }
-  }
+  await copy.run(new TimeSlice(signal), (done) => onProgress?.({ done, total: source.size }));
   target.flush();
   onProgress?.({ done: source.size, total: source.size });
   return copy.result;
@@ -169,18 +170,33 @@ interface CopyOptions {
   readonly write: (offset: number, data: Uint8Array) => void;
 }
 
+/** A stretch of the source, and what becomes of it. */
+interface Step {
+  readonly kind: "copy" | "hole" | "skip";
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** A piece of the source that is being read. */
+interface Reading {
+  readonly offset: number;
+  readonly piece: Uint8Array<ArrayBuffer>;
+  readonly isOver: Promise<void>;
+}
+
 class Copy {
   #dataBytes = 0;
   #zeroBytes = 0;
-  /** Everything before this offset is copied. */
-  #done = 0;
   readonly #source: Disk;
   readonly #target: Disk;
   readonly #options: CopyOptions;
   /** The unit in which the target is written: what it allocates at once, or more where fewer zeroes do not count. */
   readonly #unit: number;
   readonly #chunkSize: number;
-  readonly #buffer: Uint8Array<ArrayBuffer>;
+  /** What is read ahead, in order. */
+  readonly #readings: Reading[] = [];
+  /** Buffers that nobody uses. */
+  readonly #buffers: Uint8Array<ArrayBuffer>[] = [];
 
   constructor(source: Disk, target: Disk, options: CopyOptions) {
     this.#source = source;
@@ -188,45 +204,91 @@ class Copy {
     this.#options = options;
     this.#unit = alignUp(Math.max(options.sparseSize, target.allocationSize), target.allocationSize);
     this.#chunkSize = alignUp(CHUNK_SIZE, this.#unit);
-    this.#buffer = new Uint8Array(this.#chunkSize);
   }
 
   get result(): ConvertResult {
     return { dataBytes: this.#dataBytes, zeroBytes: this.#zeroBytes };
   }
 
-  /** Copies an extent piece by piece, and tells after each how far the disk is copied. */
-  *copyExtent(extent: Extent): Generator<number> {
-    const end = extent.offset + extent.length;
-    if (this.#options.skipBacking && (extent.depth > 0 || extent.kind === "unallocated")) {
-      this.#done = Math.max(this.#done, end);
-      yield this.#done;
-      return;
+  /** Copies everything, and tells now and then how far the disk is copied. */
+  async run(slice: TimeSlice, onProgress: (done: number) => void): Promise<void> {
+    try {
+      for (const step of this.#steps()) {
+        if (step.kind === "copy") await this.#copy(step);
+        else if (step.kind === "hole") this.#leaveHole(step.offset, step.length);
+        if (!slice.isOver()) continue;
+        onProgress(this.#readings[0]?.offset ?? step.offset + step.length);
+        await slice.next();
+      }
+      await this.#finish(0);
+    } finally {
+      // The source is at rest, and no error of it left alone, before anybody goes on.
+      await Promise.allSettled(this.#readings.map(({ isOver }) => isOver));
     }
-    if ((extent.kind === "zero" || extent.kind === "unallocated") && this.#options.sparseSize > 0) {
-      // Its beginning may have been copied along with the data before it.
-      if (this.#done < end) this.#leaveHole(this.#done, end - this.#done);
-      this.#done = Math.max(this.#done, end);
-      yield this.#done;
-      return;
+  }
+
+  /**
+   * Cuts the source into stretches, in order. Where the target can only be written in whole units, one that is not all hole, or not
+   * all to be left out, is copied.
+   */
+  *#steps(): Generator<Step> {
+    const { size } = this.#source;
+    const unit = this.#options.wholeUnits ? this.#unit : 1;
+    let position = 0;
+    for (const extent of this.#source.extents(0, size)) {
+      const end = extent.offset + extent.length;
+      const kind = this.#kindOf(extent);
+      const start = alignUp(extent.offset, unit);
+      const stop = end === size ? size : alignDown(end, unit);
+      if (kind === "copy") {
+        // What is left of it goes together with what follows.
+        const whole = alignDown(end, this.#chunkSize);
+        yield* this.#chunks(position, whole);
+        position = Math.max(position, whole);
+      } else if (start < stop) {
+        yield* this.#chunks(position, start);
+        yield { kind, offset: start, length: stop - start };
+        position = stop;
+      }
     }
-    const { wholeUnits } = this.#options;
-    const start = Math.max(this.#done, wholeUnits ? alignDown(extent.offset, this.#unit) : extent.offset);
-    const stop = wholeUnits ? Math.min(alignUp(end, this.#unit), this.#source.size) : end;
-    for (let offset = start; offset < stop;) {
-      const length = Math.min(stop - offset, this.#chunkSize - offset % this.#chunkSize);
-      const piece = this.#buffer.subarray(0, length);
-      this.#source.readAt(offset, piece);
-      if (this.#options.sparseSize === 0) this.#writeData(offset, piece);
-      else this.#copyPiece(offset, piece);
+    yield* this.#chunks(position, size);
+  }
+
+  #kindOf({ kind, depth }: Extent): Step["kind"] {
+    const { skipBacking, sparseSize } = this.#options;
+    if (skipBacking && (depth > 0 || kind === "unallocated")) return "skip";
+    return sparseSize > 0 && (kind === "zero" || kind === "unallocated") ? "hole" : "copy";
+  }
+
+  *#chunks(from: number, to: number): Generator<Step> {
+    for (let offset = from; offset < to;) {
+      const length = Math.min(to - offset, this.#chunkSize - offset % this.#chunkSize);
+      yield { kind: "copy", offset, length };
       offset += length;
-      this.#done = offset;
-      yield offset;
+    }
+  }
+
+  /** Begins to read a stretch. It is written when others have been begun after it. */
+  async #copy({ offset, length }: Step): Promise<void> {
+    await this.#finish(CHUNKS_AHEAD - 1);
+    const piece = (this.#buffers.pop() ?? new Uint8Array(this.#chunkSize)).subarray(0, length);
+    this.#readings.push({ offset, piece, isOver: readDiskAhead(this.#source, offset, piece) });
+  }
+
+  /** Writes what was begun first, until no more than so many are left. */
+  async #finish(left: number): Promise<void> {
+    for (let first = this.#readings[0]; first !== undefined && this.#readings.length > left;) {
+      await first.isOver;
+      this.#readings.shift();
+      if (this.#options.sparseSize === 0) this.#writeData(first.offset, first.piece);
+      else this.#writePiece(first.offset, first.piece);
+      this.#buffers.push(new Uint8Array(first.piece.buffer));
+      first = this.#readings[0];
     }
   }
 
   /** Writes what is not zero: stretches that begin and end at multiples of the unit in which the target allocates. */
-  #copyPiece(offset: number, piece: Uint8Array): void {
+  #writePiece(offset: number, piece: Uint8Array): void {
     let start = 0;
     let startIsZero: boolean | undefined;
     for (let position = 0; position < piece.length;) {

@@ -23,6 +23,8 @@ const zeroes = Buffer.alloc(CHUNK_SIZE);
  * @returns Whether there is nothing else in it.
  */
 export function isAllZero(bytes: Uint8Array, start = 0, end: number = bytes.length): boolean {
+  // Most data needs no closer look.
+  if (start < end && bytes[start] !== 0) return false;
   for (let from = start; from < end; from += zeroes.length) {
     const to = Math.min(end, from + zeroes.length);
     if (Buffer.compare(bytes.subarray(from, to), zeroes.subarray(0, to - from)) !== 0) return false;

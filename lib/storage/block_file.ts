@@ -35,6 +35,14 @@ export interface BlockFile extends Disposable {
    */
   readAt(offset: number, into: Uint8Array): number;
   /**
+   * Reads as {@linkcode BlockFile.readAt} does, while the caller goes on. A file that has no way to do that lacks this call.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param into What to fill. Until the promise is settled it must be left alone, and the file not be closed.
+   * @returns How many bytes were read.
+   */
+  readAhead?(offset: number, into: Uint8Array): Promise<number>;
+  /**
    * Writes all bytes at a position, growing the file where they reach beyond its end.
    *
    * @param offset Where to begin, in bytes.

@@ -7,8 +7,9 @@
 import { fromHostError, hex, Qcow2Error } from "../errors.ts";
 import { checkBytes, closedError, readOnlyError } from "./_checks.ts";
 import { tryLockFile, unlockFile } from "./_host_lock.ts";
+import { absolutePath, BackgroundReader } from "./_background_reader.ts";
 import type { BlockFile, DataExtent } from "./block_file.ts";
-import { absolutePath, NativeFile } from "./native/native_file.ts";
+import { NativeFile } from "./native/native_file.ts";
 
 /** How {@linkcode FsBlockFile.open} opens a file. */
 export interface FsBlockFileOpenOptions {
@@ -43,6 +44,8 @@ export interface FsBlockFileFromOptions {
  * call seeks.
  */
 const UNKNOWN_POSITION = NaN;
+/** Shorter reads are over before another thread has begun. In bytes. */
+const MIN_BACKGROUND_LENGTH = 128 * 1024;
 
 /**
  * A file or block device of the host.
@@ -73,13 +76,14 @@ export class FsBlockFile implements BlockFile {
   readonly writable: boolean;
   /** Block devices have the size they have. */
   readonly #resizable: boolean;
-  /** Where a second descriptor can be opened; none where the host has nothing to offer for it. */
+  /** Where a second descriptor can be opened, if that is known. */
   readonly #path: string | undefined;
   #file: Deno.FsFile | undefined;
   #size: number;
   #position = UNKNOWN_POSITION;
   /** Opened at the first need; null where that failed. */
   #native: NativeFile | null | undefined;
+  #backgroundReader: BackgroundReader | null | undefined;
   #lock: "none" | "shared" | "exclusive" = "none";
 
   private constructor(file: Deno.FsFile, name: string, writable: boolean, path: string | undefined) {
@@ -257,6 +261,47 @@ export class FsBlockFile implements BlockFile {
       return count;
     } catch (error) {
       throw this.#fault("read", offset, error);
+    }
+  }
+
+  /**
+   * Reads as {@linkcode FsBlockFile.readAt} does, on another thread while the caller goes on. Where the file cannot be opened a
+   * second time, or the read is too short to be worth a thread, it is done before the call returns.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param into What to fill. Until the promise is settled it must be left alone, and the file not be closed.
+   * @returns How many bytes were read: all, or fewer where the file ends.
+   * @throws {Qcow2Error} With code `closed` after `close()`, `invalid-argument` where the offset cannot be one, `io` where the
+   * host fails.
+   *
+   * @example Usage
+   * ```ts
+   * import { FsBlockFile } from "@disk/qcow2/storage";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = Deno.makeTempFileSync();
+   * Deno.writeFileSync(path, new Uint8Array(1 << 20).fill(7));
+   * using file = FsBlockFile.open(path);
+   * const bytes = new Uint8Array(1 << 20);
+   * const reading = file.readAhead(0, bytes);
+   * // Something else is done here.
+   * assertEquals(await reading, 1 << 20);
+   * assertEquals(bytes[0], 7);
+   * Deno.removeSync(path);
+   * ```
+   */
+  async readAhead(offset: number, into: Uint8Array): Promise<number> {
+    if (into.length < MIN_BACKGROUND_LENGTH) return this.readAt(offset, into);
+    const file = this.#openFile();
+    checkBytes("Offset", offset);
+    if (this.#backgroundReader === undefined) {
+      this.#backgroundReader = (this.#path === undefined ? undefined : BackgroundReader.open(this.#path, file)) ?? null;
+    }
+    if (this.#backgroundReader === null) return this.readAt(offset, into);
+    try {
+      return await this.#backgroundReader.read(offset, into);
+    } catch (error) {
+      throw fromHostError(error, `Cannot read "${this.name}" at ${hex(offset)}`, offset);
     }
   }
 
@@ -515,6 +560,8 @@ export class FsBlockFile implements BlockFile {
     this.#file = undefined;
     this.#native?.close();
     this.#native = null;
+    this.#backgroundReader?.close();
+    this.#backgroundReader = null;
     file.close();
   }
 

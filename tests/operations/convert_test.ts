@@ -11,6 +11,7 @@ import {
   MIB,
   qemuImg,
   readBytes,
+  RecordingFile,
   withFolder,
 } from "../images.ts";
 import { qemuTest, run } from "../qemu.ts";
@@ -158,6 +159,45 @@ Deno.test("convert() tells how far it is, ends with all, and stops when it is ab
   });
   const code = await work.then(() => undefined, (error) => error instanceof Qcow2Error ? error.code : String(error));
   assertEquals(code, reports > 0 ? "aborted" : undefined);
+});
+
+Deno.test("convert() reads the next piece while one is written, and comes to rest where either fails", async () => {
+  const content = new Random("read ahead").bytes(8 * MIB);
+  let underWay = 0;
+  let most = 0;
+  class SlowFile extends RecordingFile {
+    async readAhead(offset: number, into: Uint8Array): Promise<number> {
+      most = Math.max(most, ++underWay);
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      underWay--;
+      if (offset >= 6 * MIB) throw new Qcow2Error("io", "broken");
+      return this.readAt(offset, into);
+    }
+  }
+  using source = RawFile.open(new SlowFile(MemoryBlockFile.from(content)));
+  const target = new MemoryBlockFile();
+  using whole = RawFile.create(target, { size: 8 * MIB });
+  await assertRejectsWith("io", () => convert(source, whole, { targetIsZero: true }));
+  assertEquals(underWay, 0);
+  assert(most > 1);
+  assertEquals(target.toBytes().subarray(0, 6 * MIB), content.subarray(0, 6 * MIB));
+  using full = Qcow2File.open(emptyImage({ size: 8 * MIB }, { maxSize: 2 * MIB }), { write: true });
+  await assertRejectsWith("no-space", () => convert(source, full, { targetIsZero: true }));
+  assertEquals(underWay, 0);
+});
+
+Deno.test("convert() compresses whole clusters also where the source has holes in the middle of them", async () => {
+  const random = new Random("holes in clusters");
+  using source = newImage({ size: 4 * MIB + 512, clusterSize: 512 });
+  for (let count = 0; count < 60; count++) {
+    source.writeAt(random.below(4 * MIB - 3000), filled(random.between(1, 3000), 1 + count));
+    source.writeZeroesAt(random.below(4 * MIB - 9000), random.between(1, 9000), { unmap: true });
+  }
+  using target = newImage({ size: source.size });
+  const { dataBytes, zeroBytes } = await convert(source, target, { targetIsZero: true, compress: true });
+  assertEquals(dataBytes + zeroBytes, source.size);
+  assertEquals(readBytes(target, 0, source.size), readBytes(source, 0, source.size));
+  assertEquals(new Set([...target.extents()].map(({ kind }) => kind)), new Set(["compressed", "unallocated"]));
 });
 
 Deno.test("convert() copies between images of different geometry", async () => {

@@ -15,7 +15,7 @@ let loaded: NativeHost | null | undefined;
  *
  * @returns Whether to try {@linkcode nativeHost}.
  */
-export function nativeAllowed(): boolean {
+function nativeAllowed(): boolean {
   if (Deno.build.os !== "linux" && Deno.build.os !== "darwin") return false;
   return Deno.permissions.querySync({ name: "ffi" }).state === "granted";
 }

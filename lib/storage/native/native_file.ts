@@ -6,25 +6,9 @@
 
 import { closedError } from "../_checks.ts";
 import type { DataExtent } from "../block_file.ts";
-import { nativeAllowed, nativeHost } from "./host.ts";
+import { nativeHost } from "./host.ts";
 import type { NativeHost, PreallocateOutcome } from "./native_host.ts";
 import { QemuLock, type QemuLockKind } from "./qemu_lock.ts";
-
-/**
- * Where a file can be found for {@linkcode NativeFile.open} later, when the current directory may be another one.
- *
- * @param path The path as it was given.
- * @returns The path from the root, or undefined where there is no use for one.
- */
-export function absolutePath(path: string): string | undefined {
-  if (!nativeAllowed()) return undefined;
-  if (path.startsWith("/")) return path;
-  try {
-    return `${Deno.cwd()}/${path}`;
-  } catch {
-    return undefined;
-  }
-}
 
 /** A descriptor of a file that stands open as a `Deno.FsFile` as well, which does not tell its own. */
 export class NativeFile {
