@@ -40,8 +40,8 @@ export interface InspectOptions {
    */
   readonly backing?: "refuse" | "allow";
   /**
-   * How many bytes of tables to look at, at most: what is beyond is `unknown`. A sound image has a few for each cluster that it
-   * uses, and as many again for each snapshot.
+   * How many bytes of tables to look at, at most: what is beyond is `unknown`. A terabyte that is full takes 160 MiB of them, in
+   * clusters of 64 KiB.
    *
    * @default {2147483648}
    */

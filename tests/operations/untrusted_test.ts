@@ -8,7 +8,19 @@ import {
   type UntrustedVerdict,
 } from "../../mod.ts";
 import { FsBlockFile } from "../../lib/storage/mod.ts";
-import { assertCode, filled, getUint64, GIB, KIB, qemuImg, setUint32, setUint64, TIB, withFolder } from "../images.ts";
+import {
+  assertCode,
+  filled,
+  getUint64,
+  GIB,
+  KIB,
+  MIB,
+  qemuImg,
+  setUint32,
+  setUint64,
+  TIB,
+  withFolder,
+} from "../images.ts";
 import { qemuTest, run } from "../qemu.ts";
 
 const CLUSTER = 64 * KIB;
@@ -203,14 +215,25 @@ Deno.test("judgeUntrustedImage() refuses tables outside of the file, and tables 
   assertEquals([refusals(leak), notes(leak)], [[], ["leaks"]]);
 });
 
-Deno.test("judgeUntrustedImage() does a bounded amount of work on tables that lead to each other", async () => {
-  const verdict = await judge((file, { header }) => {
-    const entry = getUint64(file, header.l1TableOffset);
-    const entries = new DataView(new ArrayBuffer(header.l1EntryCount * 8));
-    for (let index = 0; index < header.l1EntryCount; index++) entries.setBigUint64(index * 8, entry);
-    file.writeAt(header.l1TableOffset, new Uint8Array(entries.buffer));
-  }, { create: { size: 8 * TIB }, maxVirtualSize: 8 * TIB });
-  assertEquals(refusals(verdict), ["excessive-tables"]);
+Deno.test("judgeUntrustedImage() does a bounded amount of work, be there many tables or many ways to one", async () => {
+  const options = { create: { size: 8 * TIB }, maxVirtualSize: 8 * TIB };
+  const pointing =
+    (offset: (index: number) => bigint) => (file: FsBlockFile, { header }: Pick<Qcow2File, "header">) => {
+      const entries = new DataView(new ArrayBuffer(header.l1EntryCount * 8));
+      for (let index = 0; index < header.l1EntryCount; index++) entries.setBigUint64(index * 8, offset(index));
+      file.writeAt(header.l1TableOffset, new Uint8Array(entries.buffer));
+    };
+  const one = await judge((file, disk) => {
+    const entry = getUint64(file, disk.header.l1TableOffset);
+    pointing(() => entry)(file, disk);
+  }, options);
+  assertEquals(refusals(one), ["damaged-tables", "inflation"]);
+  const many = await judge((file, disk) => {
+    // A gigabyte of tables in a hole of the file.
+    pointing((index) => BigInt(MIB + index * CLUSTER))(file, disk);
+    file.truncate(MIB + disk.header.l1EntryCount * CLUSTER);
+  }, options);
+  assertEquals(refusals(many), ["excessive-tables"]);
 });
 
 Deno.test("judgeUntrustedImage() refuses to look at what is no file", () => {
