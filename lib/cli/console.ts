@@ -8,6 +8,8 @@
 export interface Console {
   /** Whether the standard error is a terminal, so that a person watches. */
   readonly stderrIsTerminal: boolean;
+  /** How many characters fit into a line of the standard output, where that is a terminal. */
+  readonly stdoutColumns?: number | undefined;
   /**
    * Prints to the standard output.
    *
@@ -50,9 +52,19 @@ export function report(context: Context, message: string): void {
 export function processConsole(): Console {
   return {
     stderrIsTerminal: Deno.stderr.isTerminal(),
+    stdoutColumns: stdoutColumns(),
     out: (text) => writeAll(Deno.stdout, text),
     err: (text) => writeAll(Deno.stderr, text),
   };
+}
+
+function stdoutColumns(): number | undefined {
+  if (!Deno.stdout.isTerminal()) return undefined;
+  try {
+    return Deno.consoleSize().columns;
+  } catch {
+    return undefined;
+  }
 }
 
 function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { findImageFormat } from "../format/signatures.ts";
 import { FsBlockFile } from "../storage/fs_block_file.ts";
 
 /** Names of the formats that QEMU knows and this program does not. */
@@ -21,22 +22,6 @@ export const FOREIGN_FORMATS: ReadonlySet<string> = new Set([
   "vpc",
 ]);
 
-/** What a format's files have at some offset. Bytes are written as Latin-1 characters. */
-const SIGNATURES: readonly (readonly [format: string, offset: number, bytes: string])[] = [
-  ["qcow", 0, "QFI\xfb\0\0\0\x01"],
-  ["qed", 0, "QED\0"],
-  ["vmdk", 0, "KDMV"],
-  ["vmdk", 0, "COWD"],
-  ["vmdk", 0, "# Disk DescriptorFile"],
-  ["vhdx", 0, "vhdxfile"],
-  ["vpc", 0, "conectix"],
-  ["luks", 0, "LUKS\xba\xbe"],
-  ["parallels", 0, "WithoutFreeSpace"],
-  ["parallels", 0, "WithouFreSpacExt"],
-  ["bochs", 0, "Bochs Virtual HD Image\0"],
-  ["cloop", 0, "#!/bin/sh\n#V2.0 Format\n"],
-  ["vdi", 0x40, "\x7f\x10\xda\xbe"],
-];
 const START_LENGTH = 512;
 
 /**
@@ -50,7 +35,5 @@ export function detectForeignFormat(path: string): string | undefined {
   using file = FsBlockFile.open(path);
   const start = new Uint8Array(START_LENGTH);
   file.readAt(0, start);
-  return SIGNATURES.find(([, offset, bytes]) => {
-    return [...bytes].every((byte, index) => start[offset + index] === byte.charCodeAt(0));
-  })?.[0];
+  return findImageFormat(start);
 }

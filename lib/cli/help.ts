@@ -14,6 +14,7 @@ export const COMMAND_NAMES = [
   "create",
   "help",
   "info",
+  "inspect",
   "map",
   "measure",
   "resize",
@@ -57,6 +58,31 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
     description: "Tells format, sizes, snapshots and features of an image. Opens nothing but FILE.",
     options: [FORMAT, OUTPUT, SHARE, ["--backing-chain", "go on with the backing file, and with its backing file"]],
     examples: ["info disk.qcow2", "info --output json disk.qcow2"],
+  },
+  inspect: {
+    summary: "show an image at a glance, or judge one from a stranger",
+    usage: "inspect [OPTION…] FILE",
+    description:
+      "Tells what an image is, and shows as a picture what its disk and its file consist of, how its data\n" +
+      "is spread, and what check thinks. Nothing is changed. On a terminal it uses colours, unless NO_COLOR\n" +
+      "is set.\n" +
+      "With --untrusted, opens nothing but FILE and prints a verdict as JSON: exits with 0 where FILE can\n" +
+      "be used without harm, 2 where it must be refused, 1 where it could not be looked at.",
+    options: [
+      FORMAT,
+      OUTPUT,
+      ["--svg FILE", "draw the disk and the file into an SVG file"],
+      ["--html FILE", "write all of it as a page"],
+      ["--no-backing", "do not open backing files"],
+      ["--untrusted", "judge an image that comes from a stranger"],
+      ["--max-size SIZE", "with --untrusted: the largest disk that is allowed"],
+      SHARE,
+    ],
+    examples: [
+      "inspect disk.qcow2",
+      "inspect --svg disk.svg --html disk.html disk.qcow2",
+      "inspect --untrusted -f qcow2 --max-size 100G upload.qcow2",
+    ],
   },
   bitmap: {
     summary: "change the persistent bitmaps of an image",

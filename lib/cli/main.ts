@@ -22,6 +22,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   convert: async () => (await import("./convert.ts")).convert,
   create: async () => (await import("./create.ts")).create,
   info: async () => (await import("./info.ts")).info,
+  inspect: async () => (await import("./inspect.ts")).inspect,
   map: async () => (await import("./map.ts")).map,
   measure: async () => (await import("./measure.ts")).measure,
   resize: async () => (await import("./resize.ts")).resize,

@@ -9,7 +9,7 @@ import { INCOMPATIBLE } from "../format/feature_bits.ts";
 import { hasDataFile } from "../format/header.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
-import { type AllocationStatistics, countReferences, hexEntry } from "./host_references.ts";
+import { type AllocationStatistics, countReferences, hexEntry, type OnReference } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { rebuildRefcounts } from "./refcount_rebuild.ts";
 import { ReferenceCounts } from "./reference_counts.ts";
@@ -35,6 +35,8 @@ export interface CheckOptions {
   readonly repair?: RepairKind;
   /** Called with each finding as it is found; one that a repair mends afterwards is told again, as fixed. */
   readonly onFinding?: (finding: CheckFinding) => void;
+  /** Called with what refers to host clusters; what it throws ends the check before anything is mended. */
+  readonly onReference?: OnReference;
 }
 
 /** What a check found. All counts leave out what was mended. */
@@ -95,6 +97,7 @@ class Check {
     const counted = countReferences(
       metadata,
       (message, hostOffset, times) => this.#note("corruption", message, hostOffset, { times }),
+      this.#options.onReference,
     );
     const { references, refcountStructureFaults, complete, statistics } = counted;
     const repairAll = this.#options.repair === "all";

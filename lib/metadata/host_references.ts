@@ -24,12 +24,32 @@ import { viewOf } from "../format/uint64.ts";
 import { bitmapsAreConsistent, readBitmaps } from "./bitmaps.ts";
 import { type ByteRange, coverageOf } from "./coverage.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
+import type { MetadataKind } from "./metadata_regions.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { ReferenceCounts } from "./reference_counts.ts";
 import { readSnapshotTable } from "./snapshots.ts";
 
 /** Called with each contradiction that is found on the way, and how many ways lead to it. */
 export type ReportCorruption = (message: string, hostOffset: number, times: number) => void;
+
+/** What a stretch of the host file is used for. What only snapshots use is `inactive`. */
+export type HostUse =
+  | MetadataKind
+  | "encryption header"
+  | "inactive L2 table"
+  | "bitmap table"
+  | "bitmap data"
+  | "data"
+  | "compressed data"
+  | "inactive data"
+  | "inactive compressed data";
+
+/**
+ * Called with what something refers to, in bytes of the host file, at least once for each use. What it throws ends the walk.
+ *
+ * A table is told of before what it refers to.
+ */
+export type OnReference = (use: HostUse, offset: number, length: number) => void;
 
 /** How many clusters are allocated, and how. */
 export interface AllocationStatistics {
@@ -64,10 +84,15 @@ export interface CountedReferences {
  *
  * @param metadata The image; nothing in it may be dirty.
  * @param report Called with each contradiction.
+ * @param onReference Called with what is referred to.
  * @returns The references, and what was seen on the way.
  */
-export function countReferences(metadata: ImageMetadata, report: ReportCorruption): CountedReferences {
-  const walk = new OwnerWalk(metadata, report);
+export function countReferences(
+  metadata: ImageMetadata,
+  report: ReportCorruption,
+  onReference?: OnReference,
+): CountedReferences {
+  const walk = new OwnerWalk(metadata, report, onReference);
   walk.countHeader();
   walk.countActiveTables();
   walk.countSnapshots();
@@ -89,13 +114,15 @@ class OwnerWalk {
   readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
   readonly #metadata: ImageMetadata;
   readonly #report: ReportCorruption;
+  readonly #onReference: OnReference | undefined;
   readonly #fileEnd: number;
   readonly #table: Uint8Array<ArrayBuffer>;
   readonly #tableView: DataView;
 
-  constructor(metadata: ImageMetadata, report: ReportCorruption) {
+  constructor(metadata: ImageMetadata, report: ReportCorruption, onReference: OnReference | undefined) {
     this.#metadata = metadata;
     this.#report = report;
+    this.#onReference = onReference;
     // QEMU allows the last cluster to be cut short by the end of the file.
     this.#fileEnd = metadata.file.file.size + metadata.geometry.clusterSize;
     this.#table = new Uint8Array(metadata.geometry.clusterSize);
@@ -103,17 +130,17 @@ class OwnerWalk {
   }
 
   countHeader(): void {
-    this.#count(0, this.#metadata.geometry.clusterSize, 0);
+    this.#count("header", 0, this.#metadata.geometry.clusterSize, 0);
     const { extensions } = this.#metadata.header;
     const encryption = extensions.find(({ type }) => type === EXTENSION.fullDiskEncryption);
     if (encryption === undefined) return;
     const { offset, length } = decodeEncryptionPointer(encryption.data);
-    this.#count(offset, length, 0);
+    this.#count("encryption header", offset, length, 0);
   }
 
   countActiveTables(): void {
     const { l1 } = this.#metadata.mapping;
-    this.#count(l1.offset, l1.entryCount * 8, 40);
+    this.#count("active L1 table", l1.offset, l1.entryCount * 8, 40);
     this.#countTables([{ table: l1, times: 1 }], true);
   }
 
@@ -124,12 +151,12 @@ class OwnerWalk {
     const table = this.#attempt(() => readSnapshotTable(file.file, header));
     if (table === undefined) return;
     const { snapshots, length } = table;
-    this.#count(header.snapshotTableOffset, length, 64);
+    this.#count("snapshot table", header.snapshotTableOffset, length, 64);
     const l1Tables = snapshots.map(({ l1TableOffset, l1EntryCount }) => ({
       offset: l1TableOffset,
       length: l1EntryCount * 8,
     }));
-    this.#countRanges(l1Tables, header.snapshotTableOffset);
+    this.#countRanges("inactive L1 table", l1Tables, header.snapshotTableOffset);
     this.#countTables(this.#readPointers(l1Tables), false);
   }
 
@@ -140,15 +167,16 @@ class OwnerWalk {
     const { directorySize, directoryOffset } = decodeBitmapsPointer(extension.data);
     const bitmaps = this.#bitmaps();
     if (bitmaps === undefined) return;
-    this.#count(directoryOffset, directorySize, 0);
+    this.#count("bitmap directory", directoryOffset, directorySize, 0);
     const tables = bitmaps.map(({ tableOffset, tableEntryCount }) => ({
       offset: tableOffset,
       length: tableEntryCount * 8,
     }));
-    for (const { table, times } of this.#readPointers(this.#countRanges(tables, directoryOffset))) {
+    const inside = this.#countRanges("bitmap table", tables, directoryOffset);
+    for (const { table, times } of this.#readPointers(inside)) {
       for (let index = 0; index < table.entryCount; index++) {
         const offset = entryOffset(table.upper(index), table.lower(index));
-        if (offset !== 0) this.#count(offset, geometry.clusterSize, table.offset + index * 8, times);
+        if (offset !== 0) this.#count("bitmap data", offset, geometry.clusterSize, table.offset + index * 8, times);
       }
     }
   }
@@ -169,7 +197,7 @@ class OwnerWalk {
     const { refcounts, geometry } = this.#metadata;
     const { table } = refcounts;
     const { clusterSize } = geometry;
-    let faults = this.#countStructure(table.offset, table.bytes.length, 48) ? 0 : 1;
+    let faults = this.#countStructure("refcount table", table.offset, table.bytes.length, 48) ? 0 : 1;
     const fault = (message: string, entryAt: number): void => {
       faults++;
       this.#report(message, entryAt, 1);
@@ -185,7 +213,7 @@ class OwnerWalk {
       } else if (offset >= this.#fileEnd) {
         fault(`ERROR refcount block ${index} is outside image`, entryAt);
       } else if (offset !== 0) {
-        this.#countStructure(offset, clusterSize, entryAt);
+        this.#countStructure("refcount block", offset, clusterSize, entryAt);
         const references = this.references.get(offset / clusterSize);
         if (references !== 1) fault(`ERROR refcount block ${index} refcount=${references}`, entryAt);
       }
@@ -193,8 +221,8 @@ class OwnerWalk {
     return faults;
   }
 
-  #countStructure(offset: number, length: number, referrer: number): boolean {
-    if (!this.#count(offset, length, referrer)) return false;
+  #countStructure(use: HostUse, offset: number, length: number, referrer: number): boolean {
+    if (!this.#count(use, offset, length, referrer)) return false;
     const { clusterSize } = this.#metadata.geometry;
     for (let position = offset; position < offset + length; position += clusterSize) {
       this.refcountStructureClusters.push(position / clusterSize);
@@ -203,9 +231,9 @@ class OwnerWalk {
   }
 
   /** Counts references to ranges, what they share at once; gives those that lie inside the file. */
-  #countRanges(ranges: readonly ByteRange[], referrer: number): readonly ByteRange[] {
+  #countRanges(use: HostUse, ranges: readonly ByteRange[], referrer: number): readonly ByteRange[] {
     const inside = ranges.filter(({ offset, length }) => this.#isInside(offset, length, referrer, 1));
-    for (const { offset, length, times } of coverageOf(inside)) this.#count(offset, length, referrer, times);
+    for (const { offset, length, times } of coverageOf(inside)) this.#count(use, offset, length, referrer, times);
     return inside;
   }
 
@@ -233,7 +261,7 @@ class OwnerWalk {
         if (hasReservedL1Bits(upper, lower)) {
           this.#report(`ERROR found L1 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt, times);
         }
-        this.#count(offset, clusterSize, entryAt, times);
+        this.#count(active ? "active L2 table" : "inactive L2 table", offset, clusterSize, entryAt, times);
         if (offset % clusterSize !== 0) {
           this.#report(
             `ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`,
@@ -286,7 +314,7 @@ class OwnerWalk {
             times,
           );
         }
-        this.#count(hostOffset, length, entryAt, times);
+        this.#count(active ? "compressed data" : "inactive compressed data", hostOffset, length, entryAt, times);
         if (active) {
           this.statistics.allocatedClusters += times;
           this.statistics.compressedClusters += times;
@@ -306,7 +334,7 @@ class OwnerWalk {
         if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters += times;
         expected = offset + clusterSize;
       }
-      if (!hasDataFile(header)) this.#count(offset, clusterSize, entryAt, times);
+      if (!hasDataFile(header)) this.#count(active ? "data" : "inactive data", offset, clusterSize, entryAt, times);
       if (offset % clusterSize !== 0) {
         this.#report(
           `ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`,
@@ -360,9 +388,10 @@ class OwnerWalk {
   }
 
   /** Counts references to each cluster of a range; false where the range does not lie inside the file. */
-  #count(offset: number, length: number, referrer: number, times = 1): boolean {
+  #count(use: HostUse, offset: number, length: number, referrer: number, times = 1): boolean {
     if (length <= 0) return true;
     if (!this.#isInside(offset, length, referrer, times)) return false;
+    this.#onReference?.(use, offset, length);
     const { clusterSize } = this.#metadata.geometry;
     const end = offset + length;
     for (let position = alignDown(offset, clusterSize); position < end; position += clusterSize) {

@@ -30,6 +30,10 @@ export interface ImageInfoOptions {
    * @default {true}
    */
   readonly lock?: boolean;
+  /**
+   * Called with what is wrong with the list of snapshots or bitmaps, which is left out then. Without it, that is thrown.
+   */
+  readonly onDamage?: (damage: Qcow2Error) => void;
 }
 
 /** A persistent bitmap, as {@linkcode imageInfo} tells of it. */
@@ -132,11 +136,11 @@ export function imageInfo(path: string | URL, options: ImageInfoOptions = {}): I
     format,
     virtualSize: header.size - header.size % SECTOR_SIZE,
     ...actual,
-    qcow2: qcow2Info(file, header),
+    qcow2: qcow2Info(file, header, options.onDamage),
   };
 }
 
-function qcow2Info(file: BlockFile, header: Header): Qcow2Info {
+function qcow2Info(file: BlockFile, header: Header, onDamage: ImageInfoOptions["onDamage"]): Qcow2Info {
   const { incompatibleFeatures, backingFile } = header;
   const backingFormat = textExtension(header, EXTENSION.backingFormat);
   const dataFile = hasDataFile(header) ? textExtension(header, EXTENSION.dataFile) : undefined;
@@ -155,9 +159,19 @@ function qcow2Info(file: BlockFile, header: Header): Qcow2Info {
     ...(dataFile === undefined ? {} : { dataFile }),
     dataFileRaw: (header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n,
     ...(encryption === undefined ? {} : { encryption }),
-    snapshots: hasDataFile(header) ? [] : readSnapshotTable(file, header).snapshots,
-    bitmaps: readBitmaps(file, header),
+    snapshots: hasDataFile(header) ? [] : listUnlessDamaged(() => readSnapshotTable(file, header).snapshots, onDamage),
+    bitmaps: listUnlessDamaged(() => readBitmaps(file, header), onDamage),
   };
+}
+
+function listUnlessDamaged<T>(read: () => readonly T[], onDamage: ImageInfoOptions["onDamage"]): readonly T[] {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof Qcow2Error) || onDamage === undefined || error.code === "io") throw error;
+    onDamage(error);
+    return [];
+  }
 }
 
 function textExtension(header: Header, type: number): string | undefined {

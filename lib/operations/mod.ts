@@ -1,5 +1,5 @@
 /**
- * Jobs over whole images: convert, compare, check, measure, info and map.
+ * Jobs over whole images: convert, compare, check, measure, info, map and inspect.
  *
  * ```ts
  * import { convert } from "@disk/qcow2/operations";
@@ -13,5 +13,7 @@ export * from "./compare.ts";
 export * from "./convert.ts";
 export { type DiskAction, DiskError } from "./disk_error.ts";
 export * from "./info.ts";
+export * from "./inspect.ts";
 export * from "./map.ts";
 export * from "./measure.ts";
+export * from "./untrusted.ts";

@@ -1,0 +1,113 @@
+/**
+ * `inspect`: shows an image at a glance, and judges images that come from strangers.
+ *
+ * @module
+ */
+
+import { inspectImage, type Inspection } from "../operations/inspect.ts";
+import { judgeUntrustedImage } from "../operations/untrusted.ts";
+import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import type { Context } from "./console.ts";
+import { ConversionTarget } from "./conversion_target.ts";
+import { CliError, explainCreateError, UsageError } from "./errors.ts";
+import { commandHelp } from "./help.ts";
+import { knownFormat, opening, pathOfImage, resolveImage, withPrefix } from "./image_files.ts";
+import { writeInspectionPage } from "./inspect_html.ts";
+import { inspectionToJson, verdictToJson } from "./inspect_json.ts";
+import { drawInspection } from "./inspect_svg.ts";
+import { formatInspection } from "./inspect_text.ts";
+import { formatJson } from "./json.ts";
+import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { parseSizeArgument } from "./sizes.ts";
+
+const OPTIONS: readonly OptionDefinition[] = [
+  ...IMAGE_OPTIONS,
+  OUTPUT_OPTION,
+  { name: "svg", takesValue: true },
+  { name: "html", takesValue: true },
+  { name: "no-backing" },
+  { name: "untrusted" },
+  { name: "max-size", takesValue: true },
+];
+
+/** For what is no terminal. */
+const DEFAULT_WIDTH = 80;
+const REFUSED = 2;
+
+/**
+ * Runs the command.
+ *
+ * @param context Where to print.
+ * @param args What follows `inspect`.
+ * @returns The exit status: 2 where an untrusted image must be refused.
+ * @throws {CliError} Where it fails.
+ */
+export function inspect(context: Context, args: readonly string[]): number {
+  const parsed = parseArguments("inspect", args, OPTIONS);
+  if (parsed.has("help")) {
+    context.console.out(commandHelp("inspect", context.programName));
+    return 0;
+  }
+  const output = outputFormatOf(parsed);
+  const [name, ...others] = parsed.operands;
+  if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
+  refuseImageDescriptions(parsed);
+  if (parsed.has("untrusted")) return judge(context, name, parsed);
+  if (parsed.has("max-size")) throw new UsageError("--max-size goes together with --untrusted only");
+
+  const { path, format } = resolveImage(name, parsed.last("format"));
+  const inspection = opening(name, path, false, () => {
+    const backing = parsed.has("no-backing") ? "refuse" : "allow";
+    return inspectImage(path, { format, lock: !parsed.has("force-share"), backing });
+  });
+  writePicture(parsed.last("svg"), inspection, path, drawInspection);
+  writePicture(parsed.last("html"), inspection, path, writeInspectionPage);
+  if (output === "json") {
+    context.console.out(`${formatJson(inspectionToJson(path, inspection))}\n`);
+  } else {
+    const { stdoutColumns } = context.console;
+    const terminal = { width: stdoutColumns ?? DEFAULT_WIDTH, color: stdoutColumns !== undefined && !Deno.noColor };
+    context.console.out(formatInspection(path, inspection, terminal));
+  }
+  return 0;
+}
+
+/** Nothing is probed, guessed or opened besides the one file. */
+function judge(context: Context, name: string, parsed: Arguments): number {
+  for (const other of ["svg", "html"]) {
+    if (parsed.has(other)) throw new UsageError(`--${other} does not go together with --untrusted`);
+  }
+  const declared = parsed.last("format");
+  const limit = parsed.last("max-size");
+  const path = withPrefix(`Could not open '${name}': `, () => pathOfImage(name));
+  const verdict = opening(name, path, false, () =>
+    judgeUntrustedImage(path, {
+      lock: !parsed.has("force-share"),
+      ...(declared === undefined ? {} : { format: knownFormat(declared, `Unknown driver '${declared}'`) }),
+      ...(limit === undefined ? {} : { maxVirtualSize: Number(parseSizeArgument("maximum size", limit)) }),
+    }));
+  context.console.out(`${formatJson(verdictToJson(path, verdict))}\n`);
+  return verdict.acceptable ? 0 : REFUSED;
+}
+
+/** A picture appears complete or not at all, and never in the place of the image. */
+function writePicture(
+  target: string | undefined,
+  inspection: Inspection,
+  imagePath: string,
+  draw: (path: string, inspection: Inspection) => string,
+): void {
+  if (target === undefined) return;
+  const images = inspection.chain.map(({ path }) => path);
+  try {
+    using place = ConversionTarget.prepare(target, images);
+    const text = draw(imagePath, inspection);
+    place.markCreated();
+    Deno.writeTextFileSync(place.path, text, { createNew: place.createNew });
+    place.complete();
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    throw new CliError(explainCreateError(error, target));
+  }
+}
