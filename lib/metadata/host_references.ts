@@ -6,7 +6,7 @@
 
 import { hex, Qcow2Error } from "../errors.ts";
 import type { BitmapEntry } from "../format/bitmap_directory.ts";
-import { alignDown } from "../format/geometry.ts";
+import { alignDown, alignUp } from "../format/geometry.ts";
 import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../format/header_extensions.ts";
 import { hasDataFile, hasExtendedL2 } from "../format/header.ts";
 import {
@@ -28,6 +28,9 @@ import type { MetadataKind } from "./metadata_regions.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { ReferenceCounts } from "./reference_counts.ts";
 import { readSnapshotTable } from "./snapshots.ts";
+
+/** The length of a file is counted in these, in bytes. */
+const SECTOR_SIZE = 512;
 
 /** Called with each contradiction that is found on the way, and how many ways lead to it. */
 export type ReportCorruption = (message: string, hostOffset: number, times: number) => void;
@@ -123,8 +126,7 @@ class OwnerWalk {
     this.#metadata = metadata;
     this.#report = report;
     this.#onReference = onReference;
-    // QEMU allows the last cluster to be cut short by the end of the file.
-    this.#fileEnd = metadata.file.file.size + metadata.geometry.clusterSize;
+    this.#fileEnd = alignUp(metadata.file.file.size, SECTOR_SIZE);
     this.#table = new Uint8Array(metadata.geometry.clusterSize);
     this.#tableView = viewOf(this.#table);
   }
@@ -210,7 +212,7 @@ class OwnerWalk {
         fault(`ERROR refcount table entry ${index} has reserved bits set`, entryAt);
       } else if (offset % clusterSize !== 0) {
         fault(`ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`, entryAt);
-      } else if (offset >= this.#fileEnd) {
+      } else if (offset >= alignUp(this.#fileEnd, clusterSize)) {
         fault(`ERROR refcount block ${index} is outside image`, entryAt);
       } else if (offset !== 0) {
         this.#countStructure("refcount block", offset, clusterSize, entryAt);
@@ -232,8 +234,14 @@ class OwnerWalk {
 
   /** Counts references to ranges, what they share at once; gives those that lie inside the file. */
   #countRanges(use: HostUse, ranges: readonly ByteRange[], referrer: number): readonly ByteRange[] {
+    const { clusterSize } = this.#metadata.geometry;
     const inside = ranges.filter(({ offset, length }) => this.#isInside(offset, length, referrer, 1));
-    for (const { offset, length, times } of coverageOf(inside)) this.#count(use, offset, length, referrer, times);
+    for (const { offset, length } of coverageOf(inside)) this.#onReference?.(use, offset, length);
+    const wholeClusters = inside.map(({ offset, length }) => {
+      const first = alignDown(offset, clusterSize);
+      return { offset: first, length: alignUp(offset + length, clusterSize) - first };
+    });
+    for (const { offset, length, times } of coverageOf(wholeClusters)) this.#addClusters(offset, length, times);
     return inside;
   }
 
@@ -392,16 +400,22 @@ class OwnerWalk {
     if (length <= 0) return true;
     if (!this.#isInside(offset, length, referrer, times)) return false;
     this.#onReference?.(use, offset, length);
+    this.#addClusters(offset, length, times);
+    return true;
+  }
+
+  #addClusters(offset: number, length: number, times: number): void {
     const { clusterSize } = this.#metadata.geometry;
     const end = offset + length;
     for (let position = alignDown(offset, clusterSize); position < end; position += clusterSize) {
       this.references.add(position / clusterSize, times);
     }
-    return true;
   }
 
   #isInside(offset: number, length: number, referrer: number, times: number): boolean {
-    if (length <= 0 || offset + length <= this.#fileEnd) return true;
+    // The last cluster may be cut short by the end of the file.
+    const { clusterSize } = this.#metadata.geometry;
+    if (length <= 0 || offset + length - this.#fileEnd < clusterSize) return true;
     this.#report(
       `ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset ${
         hex(offset)

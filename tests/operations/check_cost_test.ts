@@ -135,6 +135,12 @@ function tangled(random: Random): MemoryBlockFile {
     const entry = getUint64(file, entryAt);
     setUint64(file, entryAt, entry ^ random.pick([1n << 63n, 2n, 4n, 1n << 9n, 1n << 40n, 1n << 62n]));
   }
+  if (disk.snapshots.length === 2 && random.oneIn(2)) {
+    // Both snapshots have the same L1 table, and one has only a part of it.
+    const [first, second] = [0, 72].map((position) => disk.header.snapshotTableOffset + position);
+    setUint64(file, second ?? 0, getUint64(file, first ?? 0));
+    setUint32(file, (random.oneIn(2) ? first ?? 0 : second ?? 0) + 8, random.between(1, 7));
+  }
   for (let step = random.between(1, 8); step > 0; step--) {
     const [from, to] = [random.below(8), random.below(8)];
     setUint64(
