@@ -563,7 +563,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   amend(options: AmendOptions): void {
     this.#assertWritable();
-    if (options.size !== undefined) assertPlainClusters(this.header, "Resizing");
     this.#bitmaps.save();
     const metadata = (): ImageMetadata => this.#metadata;
     const io = (): GuestIo => this.#io;
@@ -1328,17 +1327,6 @@ function refuseWhatCannotBeRead(header: Header, write: boolean): void {
       expected: 0,
     });
   }
-}
-
-/** Refuses what does not know of subclusters or of clusters in another file. */
-function assertPlainClusters(header: Header, doing: string): void {
-  const found = hasDataFile(header)
-    ? "an external data file"
-    : hasExtendedL2(header)
-    ? "extended L2 entries"
-    : undefined;
-  if (found === undefined) return;
-  throw new Qcow2Error("unsupported", `${doing} is not supported for an image with ${found}`, { offset: 72, found });
 }
 
 function readOnlyError(): Qcow2Error {

@@ -59,7 +59,8 @@ qemuTest("amend does what qemu-img does", async () => {
 function outcomeOf(folder: Folder, image: string): unknown {
   const { stdout, stderr } = qemuImg("info", "--output=json", image);
   const { "format-specific": format, "virtual-size": size, snapshots } = JSON.parse(stdout);
-  return [format, size, stderr, snapshots?.length, folder.names()];
+  const lengths = folder.names().map((name) => [name, name === "disk.qcow2" || Deno.statSync(folder.path(name)).size]);
+  return [format, size, stderr, snapshots?.length, lengths];
 }
 
 qemuTest("amend does what qemu-img does with images with a data file", async () => {
@@ -84,6 +85,9 @@ qemuTest("amend does what qemu-img does with images with a data file", async () 
         "refcount_bits=8,compat=0.10",
         "lazy_refcounts=on",
         "lazy_refcounts=on,refcount_bits=4,data_file=x",
+        "size=2M",
+        "size=512k",
+        "size=3M,data_file_raw=off,refcount_bits=8",
         "backing_file=x",
       ]
     ) {
@@ -116,7 +120,14 @@ qemuTest("amend does what qemu-img does with subclusters, zstd and narrow refcou
   const image = folder.path("disk.qcow2");
   for (
     const [created, prepared, amended] of [
-      ["extended_l2=on", [], ["compat=0.10", "refcount_bits=64", "lazy_refcounts=on", "refcount_bits=2,compat=0.10"]],
+      ["extended_l2=on", [], [
+        "compat=0.10",
+        "refcount_bits=64",
+        "lazy_refcounts=on",
+        "refcount_bits=2,compat=0.10",
+        "size=40M",
+        "size=1M",
+      ]],
       ["refcount_bits=8", [], ["compat=0.10", "compat=0.10,refcount_bits=16", "compat=0.10,refcount_bits=32"]],
       ["compression_type=zstd", [], ["compat=0.10"]],
       ["compression_type=zstd", ["write -c 0 64k"], ["compat=0.10"]],
