@@ -43,17 +43,16 @@ const BACKING_NAME_POSITION = 8;
  *
  * @param file The host file.
  * @param header What to write.
- * @param onSwitched Called once the file says what the header says, be it complete or not.
- * @throws {Qcow2Error} With code `invalid-argument` where it does not fit into one cluster, `no-space` or `io`.
+ * @throws {Qcow2Error} With code `invalid-argument` where it does not fit into one cluster, `no-space` or `io`: then the file
+ * may have the old header, the new one, or the new one as one of the steps leaves it.
  */
-export function writeWholeHeader(file: OrderedFile, header: Header, onSwitched: () => void): void {
+export function writeWholeHeader(file: OrderedFile, header: Header): void {
   const cluster = new Uint8Array(2 ** header.clusterBits);
   const content = encodeHeader(header);
   cluster.set(content);
   const start = compactStart(header) ?? detour(file, header, content);
   if (start === undefined) {
     file.writeAt(0, cluster);
-    onSwitched();
     file.sync();
     return;
   }
@@ -63,7 +62,6 @@ export function writeWholeHeader(file: OrderedFile, header: Header, onSwitched: 
     file.sync();
   }
   file.writeAt(0, sector);
-  onSwitched();
   file.sync();
   if (cluster.length === SECTOR_SIZE) return;
   file.writeAt(SECTOR_SIZE, cluster.subarray(SECTOR_SIZE, copyOffset));

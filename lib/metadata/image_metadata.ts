@@ -397,8 +397,22 @@ export class ImageMetadata {
     const { extensions = this.#header.extensions } = changes;
     const kept = extensions.filter(({ type }) => type !== VACANT_TYPE);
     const changed = { ...this.#header, ...changes, extensions: kept };
-    // Where only its last part cannot be written, nobody must write the old fields over it.
-    writeWholeHeader(this.file, changed, () => this.#header = changed);
+    try {
+      writeWholeHeader(this.file, changed);
+      this.#header = changed;
+    } catch (error) {
+      this.#readHeaderAgain(error);
+      throw error;
+    }
+  }
+
+  /** After a write that failed, only the file can tell what the header is. */
+  #readHeaderAgain(failure: unknown): void {
+    try {
+      this.#header = readHeader(this.file.file);
+    } catch {
+      this.file.fail(failure);
+    }
   }
 
   /** Makes everything durable that was written. See {@linkcode FlushOrder.flush}. */

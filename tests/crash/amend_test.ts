@@ -179,3 +179,35 @@ for (const [from, to, clusterSize] of NAMES) {
     assertEquals([...names].sort(), [from, to].sort());
   });
 }
+
+Deno.test("A header that the host lets be written in part is known as the file has it", () => {
+  for (const [from, to] of [["old.raw", "new.raw"], [LONG_NAME, `${LONG_NAME}!`]] as const) {
+    const file = new MemoryBlockFile();
+    const openDataFile = () => new MemoryBlockFile();
+    Qcow2File.create(file, { size: MIB, dataFile: from, openDataFile }).close();
+    const image = file.toBytes();
+    const whole = new Recorder(image);
+    Qcow2File.open(whole, { write: true, dataFile: openDataFile }).amend({ dataFile: to });
+    for (let failing = 0; failing < whole.counts.write; failing++) {
+      for (const failedWrites of ["nothing", "all"] as const) {
+        const recorder = new Recorder(image);
+        recorder.failedWrites = failedWrites;
+        const disk = Qcow2File.open(recorder, { write: true, dataFile: openDataFile });
+        recorder.onCall = (call, number) => {
+          if (call === "write" && number >= failing) throw hostFault("no-space", call);
+        };
+        assertCode("no-space", () => disk.amend({ dataFile: to }));
+        recorder.onCall = undefined;
+        const name = extensionText(disk.header, EXTENSION.dataFile);
+        assert(name === from || name === to);
+        // What is added to the extensions stands behind those that are there.
+        disk.addBitmap("after");
+        disk.close();
+        using again = Qcow2File.open(MemoryBlockFile.from(recorder.content().slice()), { dataFile: openDataFile });
+        assertEquals(extensionText(again.header, EXTENSION.dataFile), name);
+        assertEquals(again.bitmaps.map(({ name }) => name), ["after"]);
+        assertEquals(again.check().corruptions, 0);
+      }
+    }
+  }
+});
