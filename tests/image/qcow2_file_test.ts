@@ -5,7 +5,8 @@ import { Buffer } from "@std/io/buffer";
 import { copy } from "@std/io/copy";
 import { type Disk, Qcow2Error, Qcow2File } from "../../mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
-import { assertCode, copyOf, emptyImage, filled, KIB, MIB, readBytes, withFolder } from "../images.ts";
+import { decodeHeader, encodeHeader, EXTENSION } from "../../lib/format/mod.ts";
+import { assertCode, copyOf, emptyImage, filled, GIB, KIB, MIB, readBytes, withFolder } from "../images.ts";
 import { Random } from "../random.ts";
 
 /** Calls a function with an open image, and with a file of the host that holds the same. */
@@ -464,4 +465,63 @@ Deno.test("Nothing of an image is kept between its sessions but what is in the f
   }
   using disk = Qcow2File.open(file);
   assertEquals(readBytes(disk, 0, 4 * MIB), model);
+});
+
+Deno.test("Clusters beyond 4 GiB of the host's file are read, written, shared, compressed and checked", () =>
+  withFolder((folder) => {
+    const path = `${folder}/disk.qcow2`;
+    const size = 5 * GIB;
+    const content = new Random("far up").bytes(300 * KIB);
+    {
+      // All of the disk has its place in the file, so whatever is new stands behind 5 GiB.
+      using disk = Qcow2File.create(path, { size, preallocation: "metadata", refcountBits: 8 });
+      disk.writeAt(size - MIB, content);
+      const [extent] = disk.extents(size - MIB, 64 * KIB);
+      assert((extent?.hostOffset ?? 0) > 2 ** 32, "The cluster stands beyond 4 GiB");
+      disk.createSnapshot("far up");
+      disk.writeAt(size - MIB + 100, filled(100 * KIB, 1));
+      disk.writeCompressedAt(size - 512 * KIB, filled(256 * KIB, 2));
+      disk.addBitmap("far up");
+      disk.writeAt(size - 100, filled(100, 3));
+    }
+    using disk = Qcow2File.open(path, { write: true });
+    const { corruptions, leaks } = disk.check();
+    assertEquals([corruptions, leaks], [0, 0]);
+    assertEquals(readBytes(disk.openSnapshot("far up"), size - MIB, content.length), content);
+    content.fill(1, 100, 100 + 100 * KIB);
+    assertEquals(readBytes(disk, size - MIB, content.length), content);
+    assertEquals(readBytes(disk, size - 512 * KIB, 256 * KIB), filled(256 * KIB, 2));
+    assertEquals(readBytes(disk, size - 100, 100), filled(100, 3));
+    assertEquals([...disk.dirtyExtents("far up")], [{ offset: size - 64 * KIB, length: 64 * KIB }]);
+  }));
+
+Deno.test("Header fields and extensions that nobody knows are kept, whatever is done to the image", () => {
+  const file = emptyImage({ size: MIB });
+  const start = decodeHeader(file.toBytes());
+  const unknownFields = new Random("fields").bytes(15);
+  const extension = { type: 0x12345678, data: new Random("extension").bytes(5001) };
+  const cluster = new Uint8Array(64 * KIB);
+  cluster.set(encodeHeader({ ...start, unknownFields, extensions: [extension, ...start.extensions] }));
+  file.writeAt(0, cluster);
+  const disk = Qcow2File.open(file, { write: true });
+  const changes: readonly (readonly [what: string, change: () => void])[] = [
+    ["a write", () => disk.writeAt(0, filled(100 * KIB, 1))],
+    ["a snapshot", () => disk.createSnapshot("kept")],
+    ["a new bitmap", () => disk.addBitmap("bitmap")],
+    ["a write that is recorded", () => disk.writeAt(0, filled(100, 2))],
+    ["a bitmap that goes", () => disk.removeBitmap("bitmap")],
+    ["an older state", () => disk.applySnapshot("kept")],
+    ["another size", () => disk.resize(600 * MIB)],
+    ["another width", () => disk.amend({ refcountBits: 32, lazyRefcounts: true })],
+    ["a repair", () => disk.check({ repair: "all" })],
+  ];
+  for (const [what, change] of changes) {
+    change();
+    disk.flush();
+    const header = decodeHeader(file.toBytes().subarray(0, 64 * KIB));
+    assertEquals(header.unknownFields, unknownFields, what);
+    assertEquals(header.extensions[0], extension, what);
+    assertEquals(header.extensions.slice(1).filter(({ type }) => type !== EXTENSION.bitmaps), start.extensions, what);
+  }
+  disk.close();
 });

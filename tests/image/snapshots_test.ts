@@ -1,6 +1,17 @@
 import { assertEquals } from "@std/assert";
 import { type BlockFile, checkImage, type LayoutOptions, Qcow2File, type Snapshot } from "../../mod.ts";
-import { assertCode, copyOf, emptyImage, filled, getUint32, KIB, MIB, readBytes, setUint32 } from "../images.ts";
+import {
+  assertCode,
+  copyOf,
+  emptyImage,
+  filled,
+  getUint32,
+  getUint64,
+  KIB,
+  MIB,
+  readBytes,
+  setUint32,
+} from "../images.ts";
 import { Random } from "../random.ts";
 
 const CASES: readonly (LayoutOptions & { readonly name: string; readonly maxSnapshots: number })[] = [
@@ -251,4 +262,16 @@ Deno.test("A state beyond the end of the disk, and a snapshot of another size, s
   for (const { id } of disk.snapshots) disk.deleteSnapshot(id);
   disk.flush();
   assertSound(copyOf(whole));
+});
+
+Deno.test("Snapshots have 24 bytes of extra data in both versions, as QEMU writes them", () => {
+  for (const version of [2, 3] as const) {
+    const file = emptyImage({ size: MIB, version });
+    using disk = Qcow2File.open(file, { write: true });
+    disk.createSnapshot("first");
+    const { snapshotTableOffset } = disk.header;
+    assertEquals(getUint32(file, snapshotTableOffset + 36), 24);
+    // Size of the state, size of the disk, and a count of instructions.
+    assertEquals([0, 8, 16].map((at) => getUint64(file, snapshotTableOffset + 40 + at)), [0n, BigInt(MIB), 0n]);
+  }
 });

@@ -48,3 +48,52 @@ Deno.test("A bitmap directory that is longer than what a refcount block describe
   const after = reopened.check();
   assertEquals([after.corruptions, after.leaks], [0, 0]);
 });
+
+Deno.test("ClusterAllocator.allocateBytes() packs bytes, and begins a cluster where the last one is full or was given up", () => {
+  const metadata = ImageMetadata.open(emptyImage({ size: MIB, clusterSize: 4096 }), {
+    write: true,
+    durability: "full",
+  });
+  metadata.prepareForWriting();
+  const { allocator, refcounts } = metadata;
+  const refcountAt = (offset: number): number => refcounts.get(Math.floor(offset / 4096));
+  const first = allocator.allocateBytes(4096 - 100);
+  assertEquals([first % 4096, refcountAt(first)], [0, 1]);
+  // Up to the very end of the cluster: the next ones have nothing to share.
+  const filling = allocator.allocateBytes(100);
+  assertEquals([filling, refcountAt(first)], [first + 4096 - 100, 2]);
+  const fresh = allocator.allocateBytes(1000);
+  assertEquals([fresh % 4096, refcountAt(fresh), refcountAt(first)], [0, 1, 2]);
+  // Across two clusters, of which both count it.
+  const across = allocator.allocateBytes(3500);
+  assertEquals([across, refcountAt(fresh), refcountAt(fresh + 4096)], [fresh + 1000, 2, 1]);
+  // Once nobody uses a cluster any more, nothing is put behind what stood there.
+  allocator.releaseBytes(across, 3500);
+  allocator.releaseBytes(fresh, 1000);
+  assertEquals([refcountAt(fresh), refcountAt(fresh + 4096)], [0, 0]);
+  const again = allocator.allocateBytes(500);
+  assertEquals([again, refcountAt(again)], [fresh, 1]);
+  allocator.freeLater(again);
+  allocator.applyFrees();
+  assertEquals(refcountAt(again), 0);
+  const after = allocator.allocateBytes(500);
+  assertEquals([after % 4096, refcountAt(after)], [0, 1]);
+});
+
+Deno.test("ClusterAllocator.allocateBytes() begins a cluster where the refcount of the last one is as high as it goes", () => {
+  const metadata = ImageMetadata.open(emptyImage({ size: MIB, clusterSize: 4096, refcountBits: 2 }), {
+    write: true,
+    durability: "full",
+  });
+  metadata.prepareForWriting();
+  const { allocator, refcounts } = metadata;
+  const offsets = Array.from({ length: 9 }, () => allocator.allocateBytes(1500));
+  const references = new Map<number, number>();
+  for (const offset of offsets) {
+    for (const cluster of new Set([Math.floor(offset / 4096), Math.floor((offset + 1499) / 4096)])) {
+      references.set(cluster, (references.get(cluster) ?? 0) + 1);
+    }
+  }
+  for (const [cluster, count] of references) assertEquals(refcounts.get(cluster), count);
+  assertEquals(Math.max(...references.values()), 3);
+});

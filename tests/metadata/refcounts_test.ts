@@ -160,3 +160,18 @@ Deno.test("Opening an image costs a handful of reads, however large it is", () =
     assert(writing.count("read") <= 5, `${writing.count("read")} reads for ${size} bytes`);
   }
 });
+
+Deno.test("firstZeroRefcount() finds the first cluster that is free, with refcounts of every width", () => {
+  for (const refcountBits of [1, 2, 4, 8, 16, 32, 64]) {
+    const file = emptyImage({ size: MIB, clusterSize: 4096, refcountBits });
+    using disk = Qcow2File.open(file, { write: true });
+    disk.writeAt(0, new Uint8Array(30 * 4096).fill(1));
+    const [data] = disk.extents(0, 4096);
+    const start = data?.hostOffset ?? 0;
+    for (const free of [29, 17, 8, 7, 3, 0]) {
+      disk.discardAt(free * 4096, 4096);
+      disk.flush();
+      assertEquals(disk.firstZeroRefcount(), start + free * 4096, `${refcountBits} bits`);
+    }
+  }
+});

@@ -21,6 +21,8 @@ const MAX_SNAPSHOTS = 4;
 const MAX_BITMAPS = 4;
 /** The most bits of a bitmap, so that one does not outweigh the disk. */
 const MAX_BITMAP_BITS = 2 ** 21;
+/** The largest disk over a backing file that is filled with zeroes where they hide it, in bytes. */
+const MAX_EXPANDED_SIZE = 2 ** 26;
 
 type Step = (session: Session) => void;
 
@@ -281,6 +283,8 @@ export class Session {
       return;
     }
     if (kind.refcountBits !== 16 || plain.bitmaps.length > 0) return;
+    // Over a backing file, what reads as zeroes gets zeroes of its own.
+    if (kind.backing !== "none" && plain.size > MAX_EXPANDED_SIZE) return;
     // Version 2 cannot say that a snapshot has another size, and knows none of these features.
     const cannotSay = () =>
       kind.extendedL2 || kind.dataFile !== "none" || kind.compression !== "zlib" ||

@@ -18,6 +18,10 @@ export interface Fixture {
   readonly make: (folder: string) => void;
   /** Where this package differs from QEMU 7.2, and why. */
   readonly differs?: {
+    /** It is refused. */
+    readonly open?: string;
+    /** It is written. */
+    readonly write?: string;
     /** A check counts something else. */
     readonly check?: string;
     /** A repair of leaks ends in another way. */
@@ -62,8 +66,8 @@ function resizeHeader(file: BlockFile, length: number, added = 0): void {
   setUint32(file, HEADER_LENGTH, length);
 }
 
-/** Puts a stream into the place of a compressed cluster, and zeroes behind it up to the end of the last sector. */
-function replaceStream(stream: Uint8Array): (folder: string) => void {
+/** Puts a stream in the place of a compressed cluster, or some bytes behind it, and zeroes up to the end of the sector. */
+function replaceStream(stream: Uint8Array, shift = 0): (folder: string) => void {
   return (folder) => {
     const path = `${folder}/disk.qcow2`;
     qemuImg("create", "-q", "-f", "qcow2", path, "64M");
@@ -71,7 +75,7 @@ function replaceStream(stream: Uint8Array): (folder: string) => void {
     qemuIo(path, [`write -c -s ${folder}/noise 0 64k`, "write -P 2 256k 64k"]);
     Deno.removeSync(`${folder}/noise`);
     editFile(path, (file) => {
-      const offset = Number(getUint64(file, L2_TABLE) & ((1n << 54n) - 1n));
+      const offset = Number(getUint64(file, L2_TABLE) & ((1n << 54n) - 1n)) + shift;
       const sectors = Math.ceil((offset % 512 + stream.length) / 512);
       file.writeAt(offset, filled(sectors * 512 - offset % 512, 0));
       file.writeAt(offset, stream);
@@ -131,6 +135,31 @@ export const SOUND: readonly Fixture[] = [
   { name: "zstd", make: compressedBy("zstd") },
   { name: "zlib", make: compressedBy("zlib") },
   { name: "a stream that looks back 30 KiB", make: replaceStream(deflateRawSync(farMatches(), { windowBits: 15 })) },
+  { name: "a compressed cluster at an odd offset", make: replaceStream(deflateRawSync(halfNoise("odd")), 1) },
+  {
+    name: "a file that ends in the middle of its last cluster",
+    make: image("compat=1.1", (file) => file.truncate(file.size - 40 * KIB)),
+  },
+  {
+    name: "rubbish behind its end",
+    make: image("compat=1.1", (file) => file.writeAt(file.size, filled(5 * CLUSTER, 0x5a))),
+  },
+  {
+    name: "an extension of 5000 bytes that nobody knows, in front of the others",
+    make: (folder) => {
+      Deno.writeFileSync(`${folder}/base.raw`, filled(MIB, 7));
+      const path = `${folder}/disk.qcow2`;
+      qemuImg("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", path);
+      editFile(path, (file) => {
+        const area = new Uint8Array(4096);
+        file.readAt(112, area);
+        file.writeAt(112, filled(8 + 5000, 0x5a));
+        setUint64(file, 112, 0x12345678_00001388n);
+        file.writeAt(112 + 8 + 5000, area);
+        setUint64(file, 8, getUint64(file, 8) + 8n + 5000n);
+      });
+    },
+  },
   {
     name: "a cluster with some subclusters",
     make: (folder) => {
@@ -205,6 +234,35 @@ const MARKED: readonly Fixture[] = [
       });
     },
   },
+  {
+    name: "the bit of bitmaps and no bitmaps",
+    make: image("compat=1.1", (file) => setUint64(file, AUTOCLEAR, 1n)),
+    differs: { write: "QEMU takes the header for a bitmap directory; here the bit is cleared" },
+  },
+  {
+    name: "bitmaps without the bit of bitmaps",
+    make: (folder) => {
+      image("compat=1.1")(folder);
+      qemuImg("bitmap", "--add", `${folder}/disk.qcow2`, "left");
+      editFile(`${folder}/disk.qcow2`, (file) => setUint64(file, AUTOCLEAR, 0n));
+    },
+    differs: { check: "QEMU counts them as leaks; here they can still be removed in an orderly way" },
+  },
+  {
+    name: "the bit of raw data files and no data file",
+    make: image("compat=1.1", (file) => setUint64(file, AUTOCLEAR, 2n)),
+  },
+  {
+    name: "the bit of raw data files and a backing file",
+    make: (folder) => {
+      const path = `${folder}/disk.qcow2`;
+      Deno.writeFileSync(`${folder}/base.raw`, filled(MIB, 7));
+      const options = ["-o", `data_file=${folder}/disk.data`, "-b", "base.raw", "-F", "raw"];
+      qemuImg("create", "-q", "-f", "qcow2", ...options, path);
+      editFile(path, (file) => setUint64(file, AUTOCLEAR, 2n));
+    },
+    differs: { open: "The format does not allow it: the data file is no image of the disk" },
+  },
   { name: "the dirty bit", make: image("compat=1.1", (file) => setUint64(file, INCOMPATIBLE, 1n)) },
   { name: "the corrupt bit", make: image("compat=1.1", (file) => setUint64(file, INCOMPATIBLE, 2n)) },
   { name: "an unknown compatible bit", make: image("compat=1.1", (file) => setUint64(file, COMPATIBLE, 1n << 60n)) },
@@ -251,6 +309,29 @@ export const DAMAGED: readonly Fixture[] = [
   {
     name: "an L2 table with refcount 0",
     make: edited((file) => setRefcount(file, L2_TABLE, 0)),
+    differs: { repairOfLeaks: GIVES_UP },
+  },
+  {
+    name: "the zero flag in an entry with subclusters",
+    make: image("extended_l2=on", (file) => addTo(file, L2_TABLE, 1n)),
+  },
+  {
+    name: "refcounts of 64 bits that no number holds",
+    make: image("refcount_bits=64", (file) => {
+      file.writeAt(REFCOUNT_BLOCK + DATA / CLUSTER * 8, filled(8, 0x7f));
+      file.writeAt(REFCOUNT_BLOCK + (DATA / CLUSTER + 20) * 8, filled(8, 0x7f));
+      file.truncate(DATA + 21 * CLUSTER);
+    }),
+  },
+  {
+    name: "refcounts of 0, a snapshot and compressed clusters",
+    make: (folder) => {
+      compressedBy("zlib")(folder);
+      const path = `${folder}/disk.qcow2`;
+      qemuImg("snapshot", "-c", "kept", path);
+      qemuIo(path, ["write -P 4 64k 100k"]);
+      editFile(path, (file) => file.writeAt(REFCOUNT_BLOCK, filled(CLUSTER, 0)));
+    },
     differs: { repairOfLeaks: GIVES_UP },
   },
   {
