@@ -68,6 +68,8 @@ export interface Qcow2ErrorDetails {
   readonly found?: string | number;
   /** What would have been right, as it would be shown to a person. */
   readonly expected?: string | number;
+  /** Whether an image's tables are what is broken, rather than the content of one cluster. */
+  readonly inMetadata?: boolean;
   /** The error beneath, such as a `Deno.errors.NotFound`. */
   readonly cause?: unknown;
 }
@@ -96,6 +98,8 @@ export class Qcow2Error extends Error {
   readonly found: string | number | undefined;
   /** What was expected, where that can be said. */
   readonly expected: string | number | undefined;
+  /** Whether an image's tables are what is broken, rather than the content of one cluster. */
+  readonly inMetadata: boolean;
 
   /**
    * Makes an error.
@@ -110,6 +114,7 @@ export class Qcow2Error extends Error {
     this.offset = details.offset;
     this.found = details.found;
     this.expected = details.expected;
+    this.inMetadata = details.inMetadata ?? false;
   }
 }
 
@@ -157,7 +162,7 @@ function hostErrorCode(error: unknown, reason: string): Qcow2ErrorCode {
  * Writes an offset or size the way every message of this package does, in hexadecimal.
  *
  * @param value A non-negative integer.
- * @returns Such as `0x10000`.
+ * @returns Such as `0x10000`; `0` for zero.
  *
  * @example Usage
  * ```ts
@@ -168,5 +173,5 @@ function hostErrorCode(error: unknown, reason: string): Qcow2ErrorCode {
  * ```
  */
 export function hex(value: number): string {
-  return `0x${value.toString(16)}`;
+  return value === 0 ? "0" : `0x${value.toString(16)}`;
 }

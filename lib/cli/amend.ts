@@ -11,13 +11,15 @@ import { extensionText, hasDataFile } from "../format/header.ts";
 import type { AmendOptions } from "../image/amend.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, refuseImageDescriptions } from "./common_options.ts";
+import { checkCacheMode } from "./common_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError, notSupported, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { type NamedImage, opening, resolveImage, targetFormat } from "./image_files.ts";
+import { checkAmendable } from "./drivers.ts";
+import { imageRequest, openImage } from "./image_files.ts";
 import { asksForHelp, describeAmendOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
 import { showProgress } from "./progress.ts";
+import { readSecrets } from "./secrets.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
   { name: "help", short: "h" },
@@ -58,44 +60,29 @@ export async function amend(context: Context, args: readonly string[]): Promise<
     console.out(commandHelp("amend", programName));
     return 0;
   }
+  readSecrets(parsed.all("object"));
   const list = joinOptionLists(parsed.all("options"));
   if (list === undefined) throw new UsageError("Must specify options (-o)");
   const formatName = parsed.last("format");
-  if (formatName !== undefined && asksForHelp(list)) return describe(context, targetFormat(formatName));
+  if (formatName !== undefined && asksForHelp(list)) return describe(context, formatName);
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new CliError("Expecting one image file name");
   checkCacheMode(parsed.last("cache"), "cache");
-  refuseImageDescriptions(parsed);
-  const image = resolveImage(name, formatName);
-  if (asksForHelp(list)) return describe(context, image.format);
-  refuseFormat(image.format);
-  await amendNamed(context, parsed, name, image, list);
+  using image = openImage(context, { ...imageRequest(parsed, name), write: true });
+  const format = image instanceof Qcow2File ? "qcow2" : "raw";
+  checkAmendable(format);
+  if (asksForHelp(list)) return describe(context, "qcow2");
+  if (image instanceof Qcow2File) await amendImage(context, parsed, image, list);
   return 0;
 }
 
-function describe(context: Context, format: NamedImage["format"]): number {
-  refuseFormat(format);
+function describe(context: Context, format: string): number {
+  checkAmendable(format);
   context.console.out(describeAmendOptions());
   return 0;
 }
 
-function refuseFormat(format: NamedImage["format"]): void {
-  if (format === "raw") throw new CliError("Format driver 'raw' does not support option amendment");
-}
-
-async function amendNamed(
-  context: Context,
-  parsed: Arguments,
-  name: string,
-  { path }: NamedImage,
-  list: string,
-): Promise<void> {
-  const image = opening(
-    name,
-    path,
-    true,
-    () => Qcow2File.open(path, { write: true, backing: "allow", dataFile: "allow" }),
-  );
+async function amendImage(context: Context, parsed: Arguments, image: Qcow2File, list: string): Promise<void> {
   const quiet = parsed.has("quiet");
   const progress = showProgress(context.console, 1, { wanted: parsed.has("progress"), quiet });
   let done = false;

@@ -8,19 +8,19 @@ import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { type Arguments, type GivenOption, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { refuseImageDescriptions } from "./common_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { openImage, withPrefix } from "./image_files.ts";
+import { imageRequest, openImage, withPrefix } from "./image_files.ts";
+import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
 const ACTIONS: readonly string[] = ["add", "remove", "clear", "enable", "disable", "merge"];
 
 const OPTIONS: readonly OptionDefinition[] = [
   { name: "help", short: "h" },
-  { name: "source-file", short: "b", shortOnly: true, takesValue: true },
-  { name: "source-format", short: "F", shortOnly: true, takesValue: true },
+  { name: "source-file", short: "b", takesValue: true },
+  { name: "source-format", short: "F", takesValue: true },
   { name: "format", short: "f", shortOnly: true, takesValue: true },
   { name: "granularity", short: "g", takesValue: true },
   { name: "object", takesValue: true },
@@ -42,14 +42,16 @@ export function bitmap(context: Context, args: readonly string[]): number {
     context.console.out(commandHelp("bitmap", context.programName));
     return 0;
   }
+  readSecrets(parsed.all("object"));
   const granularity = parsed.all("granularity").map((text) => parseSizeArgument("granularity", text)).at(-1);
   const actions = parsed.sequence.filter(({ name }) => ACTIONS.includes(name));
   checkArguments(parsed, actions, granularity);
-  refuseImageDescriptions(parsed);
   const [fileName = "", bitmapName = ""] = parsed.operands;
-  using image = openImage(fileName, { format: parsed.last("format"), write: true });
+  using image = openImage(context, { ...imageRequest(parsed, fileName), write: true, backing: false });
   const sourceName = parsed.last("source-file");
-  using source = sourceName === undefined ? undefined : openImage(sourceName, { format: parsed.last("source-format") });
+  using source = sourceName === undefined
+    ? undefined
+    : openImage(context, { name: sourceName, format: parsed.last("source-format"), backing: false });
   for (const action of actions) {
     const request: Request = {
       action,

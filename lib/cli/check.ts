@@ -6,15 +6,16 @@
 
 import { checkImage, type CheckResult, type RepairKind } from "../operations/check.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { CliError, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { type NamedImage, opening, resolveImage } from "./image_files.ts";
+import { findImage, imageRequest, openingImage } from "./image_files.ts";
+import type { ImageNode } from "./image_node.ts";
 import { formatJson, type JsonValue } from "./json.ts";
 import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { readSecrets } from "./secrets.ts";
 import { toFixedHalfEven } from "./sizes.ts";
-import { imageInfo } from "../operations/info.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
   ...IMAGE_OPTIONS,
@@ -44,27 +45,22 @@ export function check(context: Context, args: readonly string[]): number {
     return 0;
   }
   const repair = repairKindOf(parsed.last("repair"));
-  const output = outputFormatOf(parsed);
+  readSecrets(parsed.all("object"));
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
-  refuseImageDescriptions(parsed);
+  const output = outputFormatOf(parsed);
   checkCacheMode(parsed.last("source-cache"), "source cache");
-  const image = resolveImage(name, parsed.last("format"));
-  const lock = !parsed.has("force-share");
   const print = (text: string) => {
     if (!parsed.has("quiet")) context.console.out(text);
   };
-  // What cannot be opened is told apart from what cannot be checked.
-  opening(name, image.path, repair !== undefined, () => imageInfo(image.path, { format: image.format, lock }));
-  if (image.format === "raw") throw new CliError("This image format does not support checks", NOTHING_TO_CHECK);
-
-  const first = checkOnce(context, { name, image, repair, lock });
-  const mended = first.corruptionsFixed + first.leaksFixed > 0;
-  if (mended && output === "human") print(formatMended(first));
-  const last = mended ? checkOnce(context, { name, image, repair: undefined, lock }) : first;
-  const { corruptionsFixed, leaksFixed } = first;
-  const result = { ...last, corruptionsFixed, leaksFixed };
-  print(output === "human" ? formatResult(result) : `${formatJson(resultToJson(result, image))}\n`);
+  const request = { ...imageRequest(parsed, name), write: repair !== undefined };
+  using node = findImage(context, request);
+  using _others = openingImage(request, () => node.openOthers());
+  if (node.type === "raw") throw new CliError("This image format does not support checks", NOTHING_TO_CHECK);
+  const result = checkNode(context, node, repair, (mended) => {
+    if (output === "human") print(formatMended(mended));
+  });
+  print(output === "human" ? formatResult(result) : `${formatJson(resultToJson(result, name))}\n`);
   if (result.corruptions > 0) return CORRUPTIONS_FOUND;
   return result.leaks > 0 ? LEAKS_FOUND : 0;
 }
@@ -74,28 +70,19 @@ function repairKindOf(text: string | undefined): RepairKind | undefined {
   throw new UsageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${text}`);
 }
 
-interface CheckRequest {
-  readonly name: string;
-  readonly image: NamedImage;
-  readonly repair: RepairKind | undefined;
-  readonly lock: boolean;
-}
-
-function checkOnce(context: Context, { name, image, repair, lock }: CheckRequest): CheckResult {
+function checkNode(
+  context: Context,
+  { file }: ImageNode,
+  repair: RepairKind | undefined,
+  onRepaired: (result: CheckResult) => void,
+): CheckResult {
   const onFinding = ({ message }: { readonly message: string }) => context.console.err(`${message}\n`);
   try {
-    return checkImage(image.path, { onFinding, lock, ...(repair === undefined ? {} : { repair }) });
+    // The file is locked already.
+    return checkImage(file, { onFinding, onRepaired, lock: false, ...(repair === undefined ? {} : { repair }) });
   } catch (error) {
-    // Opening it again for writing may fail where reading went well.
-    if (repair !== undefined) opening(name, image.path, true, () => rethrowOpenError(error));
-    throw new CliError(`Check failed: ${explainIoError(error)}`);
+    throw ioError("Check failed: ", error);
   }
-}
-
-const OPEN_CODES: readonly string[] = ["locked", "permission-denied", "not-found", "read-only", "marked-corrupt"];
-
-function rethrowOpenError(error: unknown): void {
-  if (error instanceof Error && "code" in error && OPEN_CODES.includes(String(error.code))) throw error;
 }
 
 function formatMended({ corruptionsFixed, leaksFixed }: CheckResult): string {
@@ -130,7 +117,7 @@ function percent(part: number, whole: number): string {
 }
 
 /** Counts that are zero are left out, except for those of which `qemu-img` leaves none out. */
-function resultToJson(result: CheckResult, image: NamedImage): JsonValue {
+function resultToJson(result: CheckResult, name: string): JsonValue {
   const counts: Readonly<Record<string, number>> = {
     "image-end-offset": result.imageEndOffset,
     "compressed-clusters": result.compressedClusters,
@@ -141,12 +128,8 @@ function resultToJson(result: CheckResult, image: NamedImage): JsonValue {
     "leaks": result.leaks,
     "leaks-fixed": result.leaksFixed,
     "allocated-clusters": result.allocatedClusters,
+    "fragmented-clusters": result.fragmentedClusters,
   };
   const present = Object.entries(counts).filter(([key, count]) => count !== 0 || key === "check-errors");
-  return {
-    ...Object.fromEntries(present),
-    "filename": image.path,
-    "format": image.format,
-    ...(result.fragmentedClusters === 0 ? {} : { "fragmented-clusters": result.fragmentedClusters }),
-  };
+  return { ...Object.fromEntries(present), "filename": name, "format": "qcow2" };
 }

@@ -1,11 +1,11 @@
 /**
- * Options that most commands share, and those of them that lead to capabilities that are missing here.
+ * Options that most commands share.
  *
  * @module
  */
 
-import type { Arguments, OptionDefinition } from "./arguments.ts";
-import { CliError, notSupported } from "./errors.ts";
+import type { OptionDefinition } from "./arguments.ts";
+import { CliError } from "./errors.ts";
 
 /** Options of every command that opens an image. */
 export const IMAGE_OPTIONS: readonly OptionDefinition[] = [
@@ -17,17 +17,6 @@ export const IMAGE_OPTIONS: readonly OptionDefinition[] = [
 ];
 
 const CACHE_MODES: readonly string[] = ["none", "off", "directsync", "writeback", "unsafe", "writethrough"];
-
-/**
- * Refuses objects and images that are described by options.
- *
- * @param args The command line.
- * @throws {CliError} Where one of them is wanted.
- */
-export function refuseImageDescriptions(args: Arguments): void {
-  if (args.has("image-opts")) throw notSupported("Describing images by options (--image-opts)");
-  if (args.has("object")) throw notSupported("Defining objects (--object)");
-}
 
 /**
  * Checks a cache mode. All of them are taken. The host's cache is always used; what they may decide is whether it is flushed.

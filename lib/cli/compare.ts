@@ -7,13 +7,14 @@
 import { compare as compareDisks, type CompareResult } from "../operations/compare.ts";
 import { DiskError } from "../operations/disk_error.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { CliError, failureOf, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { openImage } from "./image_files.ts";
+import { imageRequest, openImage } from "./image_files.ts";
 import { Interruption } from "./interruption.ts";
 import { PercentProgress } from "./progress.ts";
+import { readSecrets } from "./secrets.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
   ...IMAGE_OPTIONS,
@@ -45,6 +46,7 @@ export async function compare(context: Context, args: readonly string[]): Promis
     console.out(commandHelp("compare", programName));
     return 0;
   }
+  readSecrets(parsed.all("object"));
   const [firstName, secondName, ...others] = parsed.operands;
   if (firstName === undefined || secondName === undefined || others.length > 0) {
     throw new UsageError("Expecting two image file names");
@@ -53,10 +55,11 @@ export async function compare(context: Context, args: readonly string[]): Promis
   const progress = new PercentProgress(console, { wanted: parsed.has("progress"), quiet }, PROGRESS_STEP_PERCENT);
   try {
     preparing(() => checkCacheMode(parsed.last("source-cache"), "source cache"));
-    preparing(() => refuseImageDescriptions(parsed));
-    const lock = !parsed.has("force-share");
-    using first = preparing(() => openImage(firstName, { format: parsed.last("format"), lock }));
-    using second = preparing(() => openImage(secondName, { format: parsed.last("second-format"), lock }));
+    const request = imageRequest(parsed, firstName);
+    using first = preparing(() => openImage(context, request));
+    using second = preparing(() => {
+      return openImage(context, { ...request, name: secondName, format: parsed.last("second-format") });
+    });
     using interruption = new Interruption();
     const strict = parsed.has("strict");
     const common = Math.min(first.size, second.size);
@@ -94,7 +97,7 @@ function preparing<T>(act: () => T): T {
   try {
     return act();
   } catch (error) {
-    throw error instanceof CliError ? new CliError(error.message, CANNOT_OPEN) : error;
+    throw error instanceof CliError ? new CliError(error.message, CANNOT_OPEN, error.details) : error;
   }
 }
 
@@ -108,7 +111,10 @@ function describe({ difference, offset = 0 }: CompareResult): string {
 function explain(error: unknown, firstName: string, secondName: string): unknown {
   if (!(error instanceof DiskError)) return error;
   const name = error.disk === "first disk" ? firstName : secondName;
-  if (error.action === "list") return new CliError(`Sector allocation test failed for ${name}`, CANNOT_LIST);
-  const reason = explainIoError(error.cause);
-  return new CliError(`Error while reading offset ${error.offset} of ${name}: ${reason}`, CANNOT_READ);
+  if (error.action === "list") {
+    const { notice } = failureOf(error.cause);
+    return new CliError(`Sector allocation test failed for ${name}`, CANNOT_LIST, { notice });
+  }
+  const { text, notice } = failureOf(error.cause);
+  return new CliError(`Error while reading offset ${error.offset} of ${name}: ${text}`, CANNOT_READ, { notice });
 }

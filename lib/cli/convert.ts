@@ -7,21 +7,28 @@
 import type { Disk } from "../disk.ts";
 import type { ImageType } from "../image/detect.ts";
 import type { Durability } from "../image/options.ts";
-import type { Qcow2File } from "../image/qcow2_file.ts";
+import { Qcow2File } from "../image/qcow2_file.ts";
+import { RawFile } from "../image/raw_file.ts";
 import { convert as convertDisk } from "../operations/convert.ts";
+import { SalvagedDisk } from "../operations/salvage.ts";
+import { BlockOptions } from "./block_options.ts";
+import { checkCacheMode } from "./common_options.ts";
 import { ConcatenatedDisk } from "./concatenated_disk.ts";
-import type { Context } from "./console.ts";
+import { type Context, report } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
 import { type ConvertRequest, parseConvertArguments } from "./convert_arguments.ts";
-import { CliError, explainIoError, messageOf } from "./errors.ts";
+import { creatableFormat } from "./drivers.ts";
+import { CliError, explainIoError, failureOf, messageOf } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { openImage, pathOfImage, targetFormat, withPrefix } from "./image_files.ts";
+import { openImage, withPrefix } from "./image_files.ts";
+import { fullBackingName, pathOfImage } from "./image_names.ts";
+import { ImageNode } from "./image_node.ts";
 import { describeImageOptions, ImageOptions, parseOptionList } from "./image_options.ts";
 import { Interruption } from "./interruption.ts";
-import { createImage, openNewBacking, refuseUnsupportedOptions } from "./new_image.ts";
+import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
 import { ObservedDisk } from "./observed_disk.ts";
-import { ReadProgress, wantsProgress } from "./progress.ts";
-import { openSnapshot, openSnapshotImage } from "./snapshot_source.ts";
+import { ReadProgress } from "./progress.ts";
+import { openSnapshot } from "./snapshot_source.ts";
 
 /**
  * Runs the command.
@@ -38,16 +45,14 @@ export async function convert(context: Context, args: readonly string[]): Promis
     return 0;
   }
   if (request.kind === "options-help") {
-    context.console.out(describeImageOptions(targetFormat(request.format), request.forFile));
+    context.console.out(describeImageOptions(creatableFormat(request.format), request.forFile));
     return 0;
   }
-  using image = openSnapshotted(request);
-  using source = image === undefined ? openSources(request) : openSnapshot(image, request.snapshot ?? "");
-  const format = targetFormat(request.targetFormat);
+  using sources = openSources(context, request);
   using interruption = new Interruption();
   try {
-    if (request.skipCreation) await intoExisting(context, request, source, format, interruption);
-    else await intoNew(context, request, source, format, interruption);
+    if (request.skipCreation) await intoExisting(context, request, sources, interruption);
+    else await intoNew(context, request, sources, interruption);
   } catch (error) {
     if (interruption.exitCode === undefined) throw error;
     return interruption.exitCode;
@@ -55,49 +60,55 @@ export async function convert(context: Context, args: readonly string[]): Promis
   return 0;
 }
 
-/** The image of which a snapshot is converted, where it is a snapshot. */
-function openSnapshotted(request: ConvertRequest): Qcow2File | undefined {
-  const [name, ...others] = request.sources;
-  if (request.snapshot === undefined || name === undefined) return undefined;
-  if (others.length > 0) throw new CliError("No support for concatenating multiple snapshot");
-  return openSnapshotImage(name, { format: request.sourceFormat, lock: !request.forceShare });
+/** What is converted: the images, and what is read of them as one disk. */
+interface Sources extends Disposable {
+  readonly images: readonly (Qcow2File | RawFile)[];
+  /** Paths of all files that are read, backing files included. */
+  readonly paths: readonly string[];
+  readonly disk: Disk;
 }
 
-function openSources(request: ConvertRequest): Disk {
-  const disks: Disk[] = [];
-  try {
-    for (const name of request.sources) {
-      disks.push(openImage(name, { format: request.sourceFormat, lock: !request.forceShare }));
-    }
-    const [first] = disks;
-    const joined = new ConcatenatedDisk(disks);
-    return first !== undefined && disks.length === 1 ? first : joined;
-  } catch (error) {
-    for (const disk of disks) disk.close();
-    throw error;
+function openSources(context: Context, request: ConvertRequest): Sources {
+  using opened = new DisposableStack();
+  const { sources, sourceFormat: format, imageOpts, forceShare, snapshot } = request;
+  const paths: string[] = [];
+  const images = sources.map((name) => {
+    return opened.use(openImage(context, { name, format, imageOpts, forceShare }, (path) => paths.push(path)));
+  });
+  const [first, ...others] = images;
+  if (first === undefined) throw new CliError("Must specify image file name");
+  if (snapshot !== undefined && others.length > 0) {
+    throw new CliError("No support for concatenating multiple snapshot");
   }
+  const disk = snapshot !== undefined
+    ? openSnapshot(first, snapshot)
+    : others.length === 0
+    ? first
+    : new ConcatenatedDisk(images);
+  const kept = opened.move();
+  return { images, paths, disk, [Symbol.dispose]: () => kept.dispose() };
 }
 
 async function intoNew(
   context: Context,
   request: ConvertRequest,
-  source: Disk,
-  format: ImageType,
+  sources: Sources,
   interruption: Interruption,
 ): Promise<void> {
+  const format = creatableFormat(request.targetFormat ?? "raw");
+  const path = pathOfImage(request.target);
   const options = new ImageOptions(format);
   // The size is that of the sources, whatever the options say.
   for (const [option, value] of parseOptionList(request.options ?? "")) options.set(option, value);
-  if (request.compress && format === "raw") throw new CliError("Compression not supported for this file format");
-  if (request.backingFile !== undefined) options.set("backing_file", request.backingFile);
-  if (request.backingFormat !== undefined) options.set("backing_fmt", request.backingFormat);
-  const size = BigInt(source.size);
-  const path = pathOfImage(request.target);
-  using backing = openTargetBacking(path, options);
+  setBackingOptions(options, format, request);
+  checkTargetOptions(options, format, request);
+  checkBitmaps(request, sources);
+  const size = BigInt(sources.disk.size);
   const prefix = `${request.target}: error while converting ${format}: `;
   withPrefix(prefix, () => refuseUnsupportedOptions(format, options, true));
-  const sourcePaths = request.sources.map(pathOfImage);
-  using target = withPrefix(prefix, () => ConversionTarget.prepare(path, sourcePaths));
+  checkCacheMode(request.targetCache, "cache");
+  using target = withPrefix(prefix, () => ConversionTarget.prepare(path, sources.paths));
+  using backing = openTargetBacking(context, request.target, options);
   const { createNew } = target;
   using disk = withPrefix(prefix, () => {
     const durability = durabilityOf(request, target.replacesFile);
@@ -108,8 +119,10 @@ async function intoNew(
       },
     );
   });
+  checkBitmapTarget(request, disk);
   const targetIsZero = backing === undefined;
-  await copy(context, request, source, disk, { targetIsZero, skipBacking: !targetIsZero, interruption });
+  await copy(context, request, sources.disk, disk, { targetIsZero, skipBacking: !targetIsZero, interruption });
+  copyBitmaps(context, request, sources, disk);
   closing(disk);
   try {
     target.complete();
@@ -127,19 +140,106 @@ function durabilityOf({ targetCache }: ConvertRequest, replacesFile: boolean): D
   return targetCache === "unsafe" ? "unsafe" : "none";
 }
 
+/** Brings what `-B` and `-F` say to the other options. */
+function setBackingOptions(options: ImageOptions, format: ImageType, request: ConvertRequest): void {
+  const { backingFile, backingFormat } = request;
+  if (format === "raw" && (backingFile !== undefined || backingFormat !== undefined)) {
+    throw new CliError(`Backing file${backingFile === undefined ? " format" : ""} not supported for file format 'raw'`);
+  }
+  if (backingFile !== undefined) options.set("backing_file", backingFile);
+  if (backingFormat !== undefined) options.set("backing_fmt", backingFormat);
+}
+
+function checkTargetOptions(options: ImageOptions, format: ImageType, request: ConvertRequest): void {
+  const hasBacking = options.text("backing_file") !== undefined;
+  if (hasBacking && request.sources.length > 1) {
+    throw new CliError(
+      "Having a backing file for the target makes no sense when concatenating multiple input images",
+    );
+  }
+  if (hasBacking && options.text("backing_fmt") === undefined) {
+    throw new CliError("Use of backing file requires explicit backing format");
+  }
+  if (!request.compress) return;
+  if (format === "raw") throw new CliError("Compression not supported for this file format");
+  if (options.isOn("encryption") || options.text("encrypt.format") !== undefined) {
+    throw new CliError("Compression and encryption not supported at the same time");
+  }
+  if ((options.text("preallocation") ?? "off") !== "off") {
+    throw new CliError("Compression and preallocation not supported at the same time");
+  }
+}
+
 async function intoExisting(
   context: Context,
   request: ConvertRequest,
-  source: Disk,
-  format: ImageType,
+  sources: Sources,
   interruption: Interruption,
 ): Promise<void> {
-  using disk = openImage(request.target, { format, write: true });
-  if (disk.size < source.size) throw new CliError("output file is smaller than input file");
-  if (request.compress && format === "raw") throw new CliError("Compression not supported for this file format");
-  const { targetIsZero } = request;
-  await copy(context, request, source, disk, { targetIsZero, skipBacking: false, interruption });
+  const { targetIsZero, target: name, targetFormat, targetImageOpts: imageOpts } = request;
+  if (targetIsZero && request.backingFile !== undefined) {
+    throw new CliError("Cannot use --target-is-zero when the destination image has a backing file");
+  }
+  checkBitmaps(request, sources);
+  checkCacheMode(request.targetCache, "cache");
+  using disk = openImage(context, { name, format: targetFormat, imageOpts, write: true });
+  checkBitmapTarget(request, disk);
+  if (request.compress && disk instanceof RawFile) {
+    throw new CliError("Compression not supported for this file format");
+  }
+  if (disk.size < sources.disk.size) throw new CliError("output file is smaller than input file");
+  await copy(context, request, sources.disk, disk, { targetIsZero, skipBacking: false, interruption });
+  copyBitmaps(context, request, sources, disk);
   closing(disk);
+}
+
+/** Finds out whether the bitmaps can be copied, before anything is. */
+function checkBitmaps({ bitmaps, skipBrokenBitmaps }: ConvertRequest, { images }: Sources): void {
+  const [image, ...others] = images;
+  if (!bitmaps) return;
+  if (others.length > 0) throw new CliError("Copying bitmaps only possible with single source");
+  if (!(image instanceof Qcow2File)) throw new CliError("Source lacks bitmap support");
+  const broken = image.bitmaps.find(({ inconsistent }) => inconsistent);
+  if (broken === undefined || skipBrokenBitmaps) return;
+  throw new CliError(`Cannot copy inconsistent bitmap '${broken.name}'`, 1, {
+    hint: "Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it\n",
+  });
+}
+
+/** Finds out whether the target can hold bitmaps. */
+function checkBitmapTarget({ bitmaps }: ConvertRequest, target: Disk): void {
+  if (!bitmaps || (target instanceof Qcow2File && target.header.version === 3)) return;
+  const format = target instanceof Qcow2File ? "qcow2" : "raw";
+  throw new CliError(`Format driver '${format}' does not support bitmaps`);
+}
+
+function copyBitmaps(context: Context, { bitmaps }: ConvertRequest, { images: [image] }: Sources, target: Disk): void {
+  if (!bitmaps || !(image instanceof Qcow2File) || !(target instanceof Qcow2File)) return;
+  const known = new Set(target.bitmaps.map(({ name }) => name));
+  const clash = image.bitmaps.findLast(({ name, inconsistent }) => !inconsistent && known.has(name));
+  if (clash !== undefined) {
+    throw new CliError(`Failed to create bitmap ${clash.name}: Bitmap already exists: ${clash.name}`);
+  }
+  for (const { name, granularity, auto, inconsistent } of image.bitmaps) {
+    if (inconsistent) {
+      report(context, `warning: Skipping inconsistent bitmap '${name}'`);
+      continue;
+    }
+    withPrefix(`Failed to create bitmap ${name}: `, () => {
+      explaining(() => target.addBitmap(name, { granularity, disabled: !auto }));
+    });
+    withPrefix(`Failed to populate bitmap ${name}: `, () => {
+      explaining(() => target.mergeBitmap(name, name, { from: image }));
+    });
+  }
+}
+
+function explaining(act: () => void): void {
+  try {
+    act();
+  } catch (error) {
+    throw new CliError(explainIoError(error));
+  }
 }
 
 /** Closes an image and says what was being done where that fails: the last of it is written only then. */
@@ -152,12 +252,19 @@ function closing(disk: Disk): void {
 }
 
 /** Opens the backing file that the target is to have. */
-function openTargetBacking(path: string, options: ImageOptions): Disk | undefined {
+function openTargetBacking(context: Context, target: string, options: ImageOptions): Disk | undefined {
   const name = options.text("backing_file");
   const format = options.text("backing_fmt");
-  if (name === undefined) return undefined;
-  if (format === undefined) throw new CliError("Use of backing file requires explicit backing format");
-  return openNewBacking(path, name, format);
+  if (name === undefined || format === undefined) return undefined;
+  return withPrefix(`Could not open '${target}': Could not open backing file: `, () => {
+    using node = ImageNode.find(fullBackingName(pathOfImage(target), name), new BlockOptions([["driver", format]]), {
+      write: false,
+      lock: true,
+      backing: true,
+      context,
+    });
+    return node.openDisk();
+  });
 }
 
 /** What is known of the target, and what ends the copy early. */
@@ -170,15 +277,16 @@ interface CopyTerms {
 async function copy(
   context: Context,
   request: ConvertRequest,
-  source: Disk,
+  disk: Disk,
   target: Disk,
   { targetIsZero, skipBacking, interruption }: CopyTerms,
 ): Promise<void> {
   const { sparseSize } = request;
   const when = { wanted: request.progress, quiet: request.quiet };
-  const { console } = context;
-  const total = wantsProgress(console, when) ? bytesToRead(source, sparseSize === 0) : 0;
-  const progress = new ReadProgress(console, total, when);
+  const source = request.salvage ? salvaged(context, request, disk) : new ObservedDisk(disk);
+  // Walked to the end before anything is copied: a map that cannot be read is better known now.
+  const total = bytesToRead(source, sparseSize === 0);
+  const progress = new ReadProgress(context.console, total, when);
   const observed = new ObservedDisk(source, (offset, length) => progress.note(offset, length));
   let completed = false;
   try {
@@ -186,6 +294,7 @@ async function copy(
       targetIsZero,
       skipBacking,
       compress: request.compress,
+      ...(request.rateLimit === undefined ? {} : { rateLimit: request.rateLimit }),
       signal: interruption.signal,
       ...(sparseSize === undefined ? {} : { sparseSize }),
     });
@@ -197,11 +306,23 @@ async function copy(
   }
 }
 
+/** A disk of which what cannot be read is told and taken for zeroes. */
+function salvaged(context: Context, { quiet }: ConvertRequest, disk: Disk): SalvagedDisk {
+  let isFirst = true;
+  return new SalvagedDisk(disk, ({ asked, offset, error }) => {
+    const { text, notice } = failureOf(error);
+    // Of a broken image QEMU tells once.
+    if (isFirst) context.console.err(notice);
+    isFirst = false;
+    const what = asked === "content" ? "reading" : "reading block status at";
+    if (!quiet) report(context, `warning: error while ${what} offset ${offset}: ${text}`);
+  });
+}
+
 function bytesToRead(source: Disk, zeroesToo: boolean): number {
-  if (zeroesToo) return source.size;
   let total = 0;
-  for (const { kind, length } of new ObservedDisk(source).extents(0, source.size)) {
-    if (kind === "data" || kind === "compressed") total += length;
+  for (const { kind, length } of source.extents(0, source.size)) {
+    if (zeroesToo || kind === "data" || kind === "compressed") total += length;
   }
   return total;
 }

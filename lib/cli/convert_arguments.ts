@@ -5,10 +5,12 @@
  */
 
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
-import { CliError, notSupported } from "./errors.ts";
+import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
+import { CliError } from "./errors.ts";
 import { asksForHelp, joinOptionLists } from "./image_options.ts";
+import { readSecrets, type Secrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
+import { parseSnapshotChoice, type SnapshotChoice } from "./snapshot_source.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
   ...IMAGE_OPTIONS,
@@ -43,20 +45,30 @@ const MAX_COROUTINES = 16;
 export interface ConvertRequest {
   /** That something is to be converted. */
   readonly kind: "convert";
-  /** Names of the images to read. */
+  /** Names of the images to read, or their descriptions. */
   readonly sources: readonly string[];
-  /** Name of the image to write. */
+  /** Name of the image to write, or its description. */
   readonly target: string;
   /** Format of the sources, where it was given. */
   readonly sourceFormat: string | undefined;
-  /** Format of the target. */
-  readonly targetFormat: string;
+  /** Whether the sources are described. */
+  readonly imageOpts: boolean;
+  /** Format of the target; only where it is described it need not be given. */
+  readonly targetFormat: string | undefined;
+  /** Whether the target is described. */
+  readonly targetImageOpts: boolean;
+  /** Cache mode of the target, where it was given. */
+  readonly targetCache: string | undefined;
   /** What stood behind all `-o`. */
   readonly options: string | undefined;
+  /** The secrets that were defined. */
+  readonly secrets: Secrets;
   /** The snapshot to read, where one was given. */
-  readonly snapshot: string | undefined;
+  readonly snapshot: SnapshotChoice | undefined;
   /** How many zero bytes in a row become a hole, where it was given. */
   readonly sparseSize: number | undefined;
+  /** How many bytes may be written in a second, where that is limited. */
+  readonly rateLimit: number | undefined;
   /** Whether progress is to be shown. */
   readonly progress: boolean;
   /** Whether nothing but errors may be shown. */
@@ -71,10 +83,14 @@ export interface ConvertRequest {
   readonly backingFormat: string | undefined;
   /** Whether clusters are to be compressed. */
   readonly compress: boolean;
+  /** Whether what cannot be read is taken for zeroes. */
+  readonly salvage: boolean;
+  /** Whether persistent bitmaps are copied. */
+  readonly bitmaps: boolean;
+  /** Whether inconsistent bitmaps are left out rather than refused. */
+  readonly skipBrokenBitmaps: boolean;
   /** Whether sources are opened without a lock. */
   readonly forceShare: boolean;
-  /** The cache mode of the target, where one was given. */
-  readonly targetCache: string | undefined;
 }
 
 /** What stood on the command line of `convert`: something to convert, or a wish for help. */
@@ -93,31 +109,36 @@ export type ParsedConvert =
 export function parseConvertArguments(args: readonly string[]): ParsedConvert {
   const parsed = parseArguments("convert", args, OPTIONS);
   if (parsed.has("help")) return { kind: "help" };
+  const secrets = readSecrets(parsed.all("object"));
   const options = joinOptionLists(parsed.all("options"));
+  const snapshot = parsed.all("snapshot").map(parseSnapshotChoice).at(-1);
   const sparseSize = sparseSizeOf(parsed.last("sparse-size"));
   checkCoroutines(parsed.last("coroutines"));
-  const rateLimit = parsed.last("rate-limit");
-  if (rateLimit !== undefined) parseSizeArgument("rate limit", rateLimit);
-  const targetFormat = parsed.last("target-format") ?? "raw";
+  const rateLimit = parsed.all("rate-limit").map((text) => parseSizeArgument("rate limit", text)).at(-1);
+  const targetImageOpts = parsed.has("target-image-opts");
+  const targetFormat = parsed.last("target-format") ?? (targetImageOpts ? undefined : "raw");
   checkCombinations(parsed, options);
   const sources = parsed.operands.slice(0, -1);
   const target = parsed.operands.at(-1);
   if (options !== undefined && asksForHelp(options)) {
-    return { kind: "options-help", format: targetFormat, forFile: sources.length > 0 };
+    return { kind: "options-help", format: targetFormat ?? "raw", forFile: sources.length > 0 };
   }
   if (target === undefined || sources.length === 0) throw new CliError("Must specify image file name");
-  checkCacheMode(parsed.last("target-cache"), "cache");
   checkCacheMode(parsed.last("source-cache"), "source cache");
-  refuseUnsupported(parsed);
   return {
     kind: "convert",
     sources,
     target,
     sourceFormat: parsed.last("format"),
+    imageOpts: parsed.has("image-opts"),
     targetFormat,
+    targetImageOpts,
+    targetCache: parsed.last("target-cache"),
     options,
-    snapshot: parsed.last("snapshot"),
+    secrets,
+    snapshot,
     sparseSize,
+    rateLimit: rateLimit === undefined || rateLimit === 0n ? undefined : Number(rateLimit),
     progress: parsed.has("progress"),
     quiet: parsed.has("quiet"),
     skipCreation: parsed.has("skip-creation"),
@@ -125,8 +146,10 @@ export function parseConvertArguments(args: readonly string[]): ParsedConvert {
     backingFile: parsed.last("backing-file"),
     backingFormat: parsed.last("backing-format"),
     compress: parsed.has("compress"),
+    salvage: parsed.has("salvage"),
+    bitmaps: parsed.has("bitmaps"),
+    skipBrokenBitmaps: parsed.has("skip-broken-bitmaps"),
     forceShare: parsed.has("force-share"),
-    targetCache: parsed.last("target-cache"),
   };
 }
 
@@ -153,29 +176,17 @@ function checkCoroutines(text: string | undefined): void {
   }
 }
 
+/** Refuses what does not go together, in QEMU's order, so that of several mistakes the same one is told. */
 function checkCombinations(parsed: Arguments, options: string | undefined): void {
-  if (parsed.has("target-is-zero") && !parsed.has("skip-creation")) {
-    throw new CliError("--target-is-zero requires use of -n flag");
+  const has = (...names: string[]) => names.every((name) => parsed.has(name));
+  const isNew = !parsed.has("skip-creation");
+  if (has("skip-broken-bitmaps") && !has("bitmaps")) {
+    throw new CliError("Use of --skip-broken-bitmaps requires --bitmaps");
   }
-  if (parsed.has("compress") && parsed.has("copy-range")) {
-    throw new CliError("Cannot enable copy offloading when -c is used");
-  }
-  if (parsed.has("sparse-size") && parsed.has("copy-range")) {
-    throw new CliError("Cannot enable copy offloading when -S is used");
-  }
-  if (options !== undefined && parsed.has("skip-creation") && !asksForHelp(options)) {
-    throw new CliError("-o has no effect when skipping image creation");
-  }
-}
-
-function refuseUnsupported(parsed: Arguments): void {
-  refuseImageDescriptions(parsed);
-  const missing: readonly (readonly [string, string])[] = [
-    ["target-image-opts", "Describing the target by options (--target-image-opts)"],
-    ["rate-limit", "A rate limit (-r)"],
-    ["salvage", "Salvaging (--salvage)"],
-    ["bitmaps", "Copying bitmaps (--bitmaps)"],
-    ["skip-broken-bitmaps", "Copying bitmaps (--skip-broken-bitmaps)"],
-  ];
-  for (const [name, what] of missing) if (parsed.has(name)) throw notSupported(what);
+  if (has("compress", "copy-range")) throw new CliError("Cannot enable copy offloading when -c is used");
+  if (has("sparse-size", "copy-range")) throw new CliError("Cannot enable copy offloading when -S is used");
+  if (has("copy-range", "salvage")) throw new CliError("Cannot use copy offloading in salvaging mode");
+  if (has("target-image-opts") && isNew) throw new CliError("--target-image-opts requires use of -n flag");
+  if (options !== undefined && !isNew) throw new CliError("-o has no effect when skipping image creation");
+  if (has("target-is-zero") && isNew) throw new CliError("--target-is-zero requires use of -n flag");
 }

@@ -4,16 +4,19 @@
  * @module
  */
 
-import type { Disk } from "../disk.ts";
-import { detectImageType, type ImageType } from "../image/detect.ts";
+import type { ImageType } from "../image/detect.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { fullBackingName } from "./backing_names.ts";
+import { BlockOptions } from "./block_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, notSupported, UsageError } from "./errors.ts";
+import { creatableFormat } from "./drivers.ts";
+import { CliError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { pathOfImage, targetFormat, withPrefix } from "./image_files.ts";
+import { withPrefix } from "./image_files.ts";
+import { fullBackingName, pathOfImage } from "./image_names.ts";
+import { ImageNode } from "./image_node.ts";
 import { asksForHelp, describeImageOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
-import { createImage, openNewBacking, refuseUnsupportedOptions } from "./new_image.ts";
+import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
+import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
@@ -41,17 +44,17 @@ export function create(context: Context, args: readonly string[]): number {
     context.console.out(commandHelp("create", context.programName));
     return 0;
   }
+  readSecrets(parsed.all("object"));
   const list = joinOptionLists(parsed.all("options"));
   const [name, sizeText, unexpected] = parsed.operands;
   const formatName = parsed.last("format") ?? "raw";
   if (list !== undefined && asksForHelp(list)) {
-    context.console.out(describeImageOptions(targetFormat(formatName), name !== undefined));
+    context.console.out(describeImageOptions(creatableFormat(formatName), name !== undefined));
     return 0;
   }
   if (name === undefined) throw new UsageError("Expecting image file name");
   const sizeArgument = sizeText === undefined ? undefined : parseSizeArgument("image size", sizeText);
   if (unexpected !== undefined) throw new UsageError(`Unexpected argument: ${unexpected}`);
-  refuseUnsupportedArguments(parsed.has.bind(parsed));
   withPrefix(`${name}: `, () => {
     createNamed(context, {
       name,
@@ -67,10 +70,6 @@ export function create(context: Context, args: readonly string[]): number {
   return 0;
 }
 
-function refuseUnsupportedArguments(has: (name: string) => boolean): void {
-  if (has("object")) throw notSupported("Defining objects (--object)");
-}
-
 interface CreateRequest {
   readonly name: string;
   readonly formatName: string;
@@ -84,7 +83,7 @@ interface CreateRequest {
 
 function createNamed(context: Context, request: CreateRequest): void {
   const { name, sizeArgument } = request;
-  const format = targetFormat(request.formatName);
+  const format = creatableFormat(request.formatName);
   const path = pathOfImage(name);
   const options = new ImageOptions(format);
   for (const [option, value] of parseOptionList(request.list ?? "")) options.set(option, value);
@@ -94,19 +93,18 @@ function createNamed(context: Context, request: CreateRequest): void {
   }
   setBackingFile(format, options, request);
   refuseUnsupportedOptions(format, options, false);
-  const backing = openBackingFile(path, options, request.unsafe);
-  try {
-    if (backing !== undefined && options.text("size") === undefined) options.set("size", String(backing.size));
-    const size = options.number("size");
-    if (size === undefined) throw new CliError("Image creation needs a size parameter");
-    if (!request.quiet) context.console.out(`Formatting '${name}', fmt=${format}${options}\n`);
-    if (options.text("backing_fmt") !== undefined && options.text("backing_file") === undefined) {
-      throw new CliError("Backing format cannot be used without backing file");
-    }
-    createImage({ path, shownPath: path, format, size, options, createNew: false, backing }).close();
-  } finally {
-    backing?.close();
+  const backingSize = sizeOfBacking(context, name, options, request.unsafe);
+  if (backingSize !== undefined && options.text("size") === undefined) options.set("size", String(backingSize));
+  const size = options.number("size");
+  if (size === undefined) throw new CliError("Image creation needs a size parameter");
+  if (!request.quiet) {
+    context.console.out(`Formatting '${name}', fmt=${format}${options}\n`);
+    context.console.flush?.();
   }
+  if (options.text("backing_fmt") !== undefined && options.text("backing_file") === undefined) {
+    throw new CliError("Backing format cannot be used without backing file");
+  }
+  createImage({ path, shownPath: path, format, size, options, createNew: false }).close();
 }
 
 /** Brings what `-b` and `-F` say to the other options. */
@@ -119,17 +117,45 @@ function setBackingFile(format: ImageType, options: ImageOptions, request: Creat
   if (backingFormat !== undefined) options.set("backing_fmt", backingFormat);
 }
 
-function openBackingFile(path: string, options: ImageOptions, unsafe: boolean): Disk | undefined {
+/** Opens the backing file that an image is to have, to see that it is there and how large its disk is. */
+function sizeOfBacking(
+  context: Context,
+  imageName: string,
+  options: ImageOptions,
+  unsafe: boolean,
+): number | undefined {
   const name = options.text("backing_file");
   const format = options.text("backing_fmt");
   if (name === undefined) return undefined;
-  if (name === path) {
+  if (name === imageName) {
     throw new CliError("Error: Trying to create an image with the same filename as the backing file");
   }
-  if (unsafe) return undefined;
-  if (format === undefined) {
-    const detected = detectImageType(fullBackingName(path, name));
-    throw new CliError(`Backing file specified without backing format\nDetected format of ${detected}.`);
+  if (name === "") throw new CliError("Expected backing file name, got empty string");
+  if (unsafe) {
+    if (format === undefined) throw new CliError("Backing file specified without backing format");
+    return undefined;
   }
-  return openNewBacking(path, name, format);
+  const description = new BlockOptions(format === undefined ? [] : [["driver", format]]);
+  try {
+    using node = ImageNode.find(fullBackingName(imageName, name), description, {
+      write: false,
+      lock: false,
+      backing: true,
+      context,
+    });
+    using disk = node.openDisk();
+    if (format !== undefined) return disk.size;
+    throw new MissingBackingFormat(node.format);
+  } catch (error) {
+    if (!(error instanceof CliError) || error instanceof MissingBackingFormat) throw error;
+    throw new CliError(error.message, error.exitCode, { hint: "Could not open backing image.\n" });
+  }
+}
+
+/** Says which format the backing file seems to have, where it was not given. */
+class MissingBackingFormat extends CliError {
+  /** @param detected The format that it seems to have. */
+  constructor(detected: string) {
+    super("Backing file specified without backing format", 1, { hint: `Detected format of ${detected}.` });
+  }
 }

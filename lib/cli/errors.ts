@@ -4,7 +4,17 @@
  * @module
  */
 
-import { Qcow2Error } from "../errors.ts";
+import { Qcow2Error, type Qcow2ErrorCode } from "../errors.ts";
+
+/** What is said around the message of an error. */
+export interface CliErrorDetails {
+  /** What is printed in front of it as it is, without a line end of its own. */
+  readonly notice?: string;
+  /** What is printed as it is, without a line end of its own. */
+  readonly hint?: string;
+  /** A second message, with the program's name in front of it too. */
+  readonly second?: string;
+}
 
 /** Ends a command with a message and an exit status. */
 export class CliError extends Error {
@@ -12,14 +22,18 @@ export class CliError extends Error {
   override readonly name: string = "CliError";
   /** The exit status. */
   readonly exitCode: number;
+  /** What else is to be said. */
+  readonly details: CliErrorDetails;
 
   /**
    * @param message What to say; the program's name comes in front. Further lines stand as they are.
    * @param exitCode The exit status.
+   * @param details What else is to be said.
    */
-  constructor(message: string, exitCode = 1) {
+  constructor(message: string, exitCode = 1, details: CliErrorDetails = {}) {
     super(message);
     this.exitCode = exitCode;
+    this.details = details;
   }
 }
 
@@ -79,13 +93,80 @@ export function explainCreateError(error: unknown, path: string): string {
 }
 
 /**
- * Says why reading or writing failed: in the host's words where it was the host.
+ * Says why something failed: in the host's words where it was the host.
  *
  * @param error What was caught.
  * @returns One line.
  */
 export function explainIoError(error: unknown): string {
   return hostReason(error) ?? messageOf(error);
+}
+
+/** Why something failed, as the C library says it. */
+export interface Failure {
+  /** The number that it has there. */
+  readonly number: number;
+  /** What it is called there. */
+  readonly text: string;
+  /** What QEMU tells by itself of an image that it finds broken: a line, to be printed before. */
+  readonly notice: string;
+}
+
+/** What the C library has for the errors of the engine. */
+const FAILURES: Readonly<Partial<Record<Qcow2ErrorCode, readonly [number: number, text: string]>>> = {
+  "not-found": [2, "No such file or directory"],
+  "permission-denied": [13, "Permission denied"],
+  "already-exists": [17, "File exists"],
+  "invalid-argument": [22, "Invalid argument"],
+  "invalid-header": [22, "Invalid argument"],
+  "refcount-overflow": [22, "Invalid argument"],
+  "limit-exceeded": [27, "File too large"],
+  "no-space": [28, "No space left on device"],
+  "unsupported": [95, "Operation not supported"],
+  "marked-corrupt": [123, "No medium found"],
+};
+const IO_FAILURE = [5, "Input/output error"] as const;
+
+/**
+ * Says why reading or writing failed where QEMU says no more than the C library does.
+ *
+ * @param error What was caught.
+ * @param write Whether the image was open for writing, so that it is marked where it is found broken.
+ * @returns The reason.
+ */
+export function failureOf(error: unknown, write = false): Failure {
+  const host = /([^:\n]+) \(os error (\d+)\)/.exec(causeMessages(error));
+  if (host !== null) return { number: Number(host[2]), text: (host[1] ?? "").trim(), notice: "" };
+  const code = error instanceof Qcow2Error ? error.code : "io";
+  const [number, text] = FAILURES[code] ?? IO_FAILURE;
+  const found = metadataDamage(error)?.message;
+  const notice = found === undefined
+    ? ""
+    : write
+    ? `qcow2: Marking image as corrupt: ${found}; further corruption events will be suppressed\n`
+    : `qcow2: Image is corrupt: ${found}; further non-fatal corruption events will be suppressed\n`;
+  return { number, text, notice };
+}
+
+/** What is broken in an image's tables, where an error comes from that. */
+function metadataDamage(error: unknown): Qcow2Error | undefined {
+  for (let inner = error; inner instanceof Error; inner = inner.cause) {
+    if (inner instanceof Qcow2Error && inner.inMetadata) return inner;
+  }
+  return undefined;
+}
+
+/**
+ * The error that ends a command where reading or writing failed.
+ *
+ * @param prefix What was being done; the reason comes behind it.
+ * @param error What was caught.
+ * @param write Whether the image was open for writing.
+ * @returns The error to throw.
+ */
+export function ioError(prefix: string, error: unknown, write = false): CliError {
+  const { text, notice } = failureOf(error, write);
+  return new CliError(`${prefix}${text}`, 1, { notice });
 }
 
 /**
@@ -105,11 +186,13 @@ function lockMessage(path: string, kind: string): string {
 
 /** The host's own words for what went wrong, such as `No such file or directory`. */
 function hostReason(error: unknown): string | undefined {
-  for (let inner = error; inner instanceof Error; inner = inner.cause) {
-    const found = /([^:]+) \(os error \d+\)/.exec(inner.message)?.[1];
-    if (found !== undefined) return found.trim();
-  }
-  return undefined;
+  return /([^:\n]+) \(os error \d+\)/.exec(causeMessages(error))?.[1]?.trim();
+}
+
+function causeMessages(error: unknown): string {
+  const messages: string[] = [];
+  for (let inner = error; inner instanceof Error; inner = inner.cause) messages.push(inner.message);
+  return messages.join("\n");
 }
 
 function isNeitherFileNorDevice(path: string): boolean {

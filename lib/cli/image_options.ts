@@ -8,10 +8,16 @@ import type { ImageType } from "../image/detect.ts";
 import { CliError } from "./errors.ts";
 import { type ParsedSize, parseSize, parseSizeParameter } from "./sizes.ts";
 
-/** An option that an image can be created with. */
-interface ImageOptionDefinition {
+/** An option with a value of some type. */
+export interface TypedOption {
+  /** Its name. */
   readonly name: string;
+  /** The type, as it is shown to people. */
   readonly type: "str" | "size" | "num" | "bool (on/off)";
+}
+
+/** An option that an image can be created with. */
+interface ImageOptionDefinition extends TypedOption {
   readonly help: string;
   /** What is printed where the option is not given; without it, nothing is. */
   readonly initial?: string;
@@ -75,7 +81,8 @@ const OPTIONS_OF_FORMAT: Readonly<Record<ImageType, readonly ImageOptionDefiniti
   qcow2: QCOW2_OPTIONS,
 };
 
-const TRUE_WORDS: readonly string[] = ["on", "yes", "true", "y"];
+/** Words for a flag that is set. */
+export const TRUE_WORDS: readonly string[] = ["on", "yes", "true", "y"];
 const FALSE_WORDS: readonly string[] = ["off", "no", "false", "n"];
 
 /** The values of the options with which an image is to be created. */
@@ -100,7 +107,7 @@ export class ImageOptions {
     // QEMU's lists of options have a name themselves; it means nothing here.
     if (definition === undefined && name === "id") return;
     if (definition === undefined) throw new CliError(`Invalid parameter '${name}'`);
-    checkValue(definition, value);
+    checkOptionValue(definition, value);
     this.#values.set(name, value);
   }
 
@@ -166,7 +173,14 @@ function rank({ name }: ImageOptionDefinition): number {
   return ["nocow", "preallocation", "extent_size_hint"].indexOf(name);
 }
 
-function checkValue({ name, type }: ImageOptionDefinition, value: string): void {
+/**
+ * Checks the value of an option.
+ *
+ * @param option The option.
+ * @param value The value as it was written.
+ * @throws {CliError} Where it is none of the option's type.
+ */
+export function checkOptionValue({ name, type }: TypedOption, value: string): void {
   if (type === "bool (on/off)" && !TRUE_WORDS.includes(value) && !FALSE_WORDS.includes(value)) {
     throw new CliError(`Parameter '${name}' expects 'on' or 'off'`);
   }
@@ -180,8 +194,13 @@ function checkValue({ name, type }: ImageOptionDefinition, value: string): void 
   }
 }
 
-/** Reads a number as C does: hexadecimal behind 0x, octal behind 0, and a negative one counts down from 2^64. */
-function parseNumber(text: string): ParsedSize {
+/**
+ * Reads a number as C does: hexadecimal behind 0x, octal behind 0, and a negative one counts down from 2^64.
+ *
+ * @param text What was written.
+ * @returns The number.
+ */
+export function parseNumber(text: string): ParsedSize {
   const match = /^\s*([+-]?)(?:(0[xX][0-9a-fA-F]+)|0([0-7]*)|([1-9]\d*))$/.exec(text);
   if (match === null) return "invalid";
   const [, sign, hexadecimal, octal, decimal] = match;
@@ -204,22 +223,58 @@ export function joinOptionLists(lists: readonly string[]): string | undefined {
   return lists.length === 0 ? undefined : lists.join(",");
 }
 
+/** How {@linkcode parseOptionList} reads. */
+export interface OptionListRules {
+  /** The name of the first value, where that may stand without one. */
+  readonly firstName?: string;
+  /** Called with what should be written differently. */
+  readonly warn?: (message: string) => void;
+}
+
 /**
  * Reads a list such as `compat=1.1,lazy_refcounts=on`. A comma in a value is written twice.
  *
  * @param list The list.
+ * @param rules What is special about it.
  * @returns Names and values; a name without a value is on, and off with `no` in front.
  */
-export function parseOptionList(list: string): [name: string, value: string][] {
+export function parseOptionList(list: string, rules: OptionListRules = {}): [name: string, value: string][] {
+  const { firstName, warn = () => {} } = rules;
   const parsed: [string, string][] = [];
-  const item = /([^=,]*)(?:=((?:[^,]|,,)*))?(?:,|$)/gsy;
-  while (item.lastIndex < list.length) {
-    const [, name = "", value] = item.exec(list) ?? [];
-    if (value !== undefined) parsed.push([name, value.replaceAll(",,", ",")]);
-    else if (name.startsWith("no")) parsed.push([name.slice(2), "off"]);
-    else parsed.push([name, "on"]);
+  for (const { name, value, isFirst } of itemsOf(list, firstName !== undefined)) {
+    if (isFirst && name === undefined) {
+      parsed.push([firstName ?? "", value ?? ""]);
+    } else if (name !== undefined && value !== undefined) {
+      parsed.push([name, value]);
+    } else {
+      const flag = name ?? "";
+      const setting: [string, string] = flag.startsWith("no") ? [flag.slice(2), "off"] : [flag, "on"];
+      warn(`short-form boolean option '${flag}' deprecated\nPlease use ${setting.join("=")} instead`);
+      parsed.push(setting);
+    }
   }
   return parsed;
+}
+
+/** What stands between the commas of a list. */
+interface OptionItem {
+  readonly name: string | undefined;
+  readonly value: string | undefined;
+  readonly isFirst: boolean;
+}
+
+function* itemsOf(list: string, firstIsValue: boolean): Generator<OptionItem> {
+  const named = /([^=,]*)(?:=((?:[^,]|,,)*))?(?:,|$)/gsy;
+  const unnamed = /((?:[^,]|,,)*)(?:,|$)/sy;
+  if (firstIsValue && list !== "" && !/^[^=,]*=/s.test(list)) {
+    const value = unnamed.exec(list)?.[1]?.replaceAll(",,", ",");
+    yield { name: undefined, value, isFirst: true };
+    named.lastIndex = unnamed.lastIndex;
+  }
+  while (named.lastIndex < list.length) {
+    const [, name = "", value] = named.exec(list) ?? [];
+    yield { name, value: value?.replaceAll(",,", ","), isFirst: false };
+  }
 }
 
 /**
@@ -229,8 +284,9 @@ export function parseOptionList(list: string): [name: string, value: string][] {
  * @returns Whether one of its items is `help` or `?`.
  */
 export function asksForHelp(list: string): boolean {
-  // A comma that is written twice belongs to a value.
-  return [...list.matchAll(/((?:[^,]|,,)*)(?:,|$)/gs)].some(([, item]) => item === "help" || item === "?");
+  return [...itemsOf(list, false)].some(({ name, value }) => {
+    return value === undefined && (name === "help" || name === "?");
+  });
 }
 
 /**

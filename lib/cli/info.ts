@@ -4,17 +4,18 @@
  * @module
  */
 
-import { type ImageInfo, imageInfo } from "../operations/info.ts";
+import { imageInfo } from "../operations/info.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { fullBackingName } from "./backing_names.ts";
-import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { opening, resolveImage } from "./image_files.ts";
+import { findImage, type ImageRequest, imageRequest, openingImage } from "./image_files.ts";
+import { fullBackingName } from "./image_names.ts";
 import { formatInfo, infoToJson, type NamedInfo } from "./info_format.ts";
 import { formatJson } from "./json.ts";
 import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { readSecrets } from "./secrets.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [...IMAGE_OPTIONS, OUTPUT_OPTION, { name: "backing-chain" }];
 /** The most images in a chain. */
@@ -34,12 +35,12 @@ export function info(context: Context, args: readonly string[]): number {
     context.console.out(commandHelp("info", context.programName));
     return 0;
   }
-  const output = outputFormatOf(parsed);
+  readSecrets(parsed.all("object"));
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
-  refuseImageDescriptions(parsed);
+  const output = outputFormatOf(parsed);
   const followChain = parsed.has("backing-chain");
-  const chain = readChain(name, parsed.last("format"), !parsed.has("force-share"), followChain);
+  const chain = readChain(context, imageRequest(parsed, name), followChain);
   if (output === "human") {
     context.console.out(chain.map(formatInfo).join("\n"));
   } else {
@@ -50,21 +51,31 @@ export function info(context: Context, args: readonly string[]): number {
   return 0;
 }
 
-function readChain(name: string, format: string | undefined, lock: boolean, followChain: boolean): NamedInfo[] {
+function readChain(context: Context, first: ImageRequest, followChain: boolean): NamedInfo[] {
   const chain: NamedInfo[] = [];
   const seen = new Set<string>();
-  for (let next: string | undefined = name; next !== undefined;) {
-    if (seen.has(next) || chain.length === MAX_CHAIN_LENGTH) {
-      throw new CliError(`Backing file '${next}' creates an infinite loop.`);
+  for (let request: ImageRequest | undefined = first; request !== undefined;) {
+    const { name } = request;
+    if (seen.has(name) || chain.length === MAX_CHAIN_LENGTH) {
+      throw new CliError(`Backing file '${name}' creates an infinite loop.`);
     }
-    seen.add(next);
-    const image = resolveImage(next, format);
-    const shown: ImageInfo = opening(next, image.path, false, () => imageInfo(image.path, { ...image, lock }));
-    const backingFile = shown.qcow2?.backingFile;
-    const fullName = backingFile === undefined ? undefined : fullBackingName(image.path, backingFile);
-    chain.push({ ...shown, path: image.path, ...(fullName === undefined ? {} : { fullBackingName: fullName }) });
-    next = followChain ? fullName : undefined;
-    format = shown.qcow2?.backingFormat;
+    seen.add(name);
+    const shown = readImage(context, request);
+    chain.push(shown);
+    const { fullBackingName: next } = shown;
+    request = followChain && next !== undefined
+      ? { name: next, format: shown.qcow2?.backingFormat, forceShare: first.forceShare ?? false }
+      : undefined;
   }
   return chain;
+}
+
+function readImage(context: Context, request: ImageRequest): NamedInfo {
+  using node = findImage(context, { ...request, backing: false });
+  const { type, format, filename } = node;
+  // The file is locked already.
+  const shown = openingImage(request, () => node.opening(() => imageInfo(node.file, { format: type, lock: false })));
+  const backingFile = shown.qcow2?.backingFile;
+  const full = backingFile === undefined ? {} : { fullBackingName: fullBackingName(node.file.name, backingFile) };
+  return { ...shown, path: filename, formatName: format, ...full };
 }

@@ -11,8 +11,10 @@ import { formatSnapshotTable, snapshotsToJson } from "./snapshot_format.ts";
 
 /** What is known of an image, with the names it goes by. */
 export interface NamedInfo extends ImageInfo {
-  /** Path of the image. */
+  /** The name under which it is shown. */
   readonly path: string;
+  /** Name of its format, or of the protocol where no format was asked for. */
+  readonly formatName: string;
   /** Path of the backing file, where there is one. */
   readonly fullBackingName?: string;
 }
@@ -30,7 +32,7 @@ export function formatInfo(info: NamedInfo): string {
   const { virtualSize, actualSize, qcow2 } = info;
   const lines = [
     `image: ${info.path}`,
-    `file format: ${info.format}`,
+    `file format: ${info.formatName}`,
     `virtual size: ${formatSize(virtualSize)} (${virtualSize} bytes)`,
     `disk size: ${actualSize === undefined ? "unavailable" : formatSize(actualSize)}`,
   ];
@@ -79,7 +81,7 @@ export function infoToJson(info: NamedInfo): JsonValue {
     "virtual-size": info.virtualSize,
     "filename": info.path,
     "cluster-size": qcow2?.clusterSize,
-    "format": info.format,
+    "format": info.formatName,
     "actual-size": info.actualSize,
     "format-specific": qcow2 === undefined ? undefined : { "type": "qcow2", "data": qcow2Details(qcow2) },
     "full-backing-filename": info.fullBackingName,

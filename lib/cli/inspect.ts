@@ -7,12 +7,14 @@
 import { inspectImage, type Inspection } from "../operations/inspect.ts";
 import { judgeUntrustedImage } from "../operations/untrusted.ts";
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
-import { CliError, explainCreateError, UsageError } from "./errors.ts";
+import { CliError, explainCreateError, explainOpenError, notSupported, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { knownFormat, opening, pathOfImage, resolveImage, withPrefix } from "./image_files.ts";
+import { imageTypeNamed } from "./drivers.ts";
+import { findImage, imageRequest, openingImage } from "./image_files.ts";
+import { pathOfImage } from "./image_names.ts";
 import { writeInspectionPage } from "./inspect_html.ts";
 import { inspectionToJson, verdictToJson } from "./inspect_json.ts";
 import { drawInspection } from "./inspect_svg.ts";
@@ -52,14 +54,16 @@ export function inspect(context: Context, args: readonly string[]): number {
   const output = outputFormatOf(parsed);
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
-  refuseImageDescriptions(parsed);
+  if (parsed.has("image-opts")) throw notSupported("Describing images by options (--image-opts)");
   if (parsed.has("untrusted")) return judge(context, name, parsed);
   if (parsed.has("max-size")) throw new UsageError("--max-size goes together with --untrusted only");
 
-  const { path, format } = resolveImage(name, parsed.last("format"));
-  const inspection = opening(name, path, false, () => {
+  const request = imageRequest(parsed, name);
+  using node = findImage(context, request);
+  const { file: { name: path }, type: format } = node;
+  const inspection = openingImage(request, () => {
     const backing = parsed.has("no-backing") ? "refuse" : "allow";
-    return inspectImage(path, { format, lock: !parsed.has("force-share"), backing });
+    return node.opening(() => inspectImage(path, { format, lock: !parsed.has("force-share"), backing }));
   });
   writePicture(parsed.last("svg"), inspection, path, drawInspection);
   writePicture(parsed.last("html"), inspection, path, writeInspectionPage);
@@ -80,13 +84,21 @@ function judge(context: Context, name: string, parsed: Arguments): number {
   }
   const declared = parsed.last("format");
   const limit = parsed.last("max-size");
-  const path = withPrefix(`Could not open '${name}': `, () => pathOfImage(name));
-  const verdict = opening(name, path, false, () =>
-    judgeUntrustedImage(path, {
-      lock: !parsed.has("force-share"),
-      ...(declared === undefined ? {} : { format: knownFormat(declared, `Unknown driver '${declared}'`) }),
-      ...(limit === undefined ? {} : { maxVirtualSize: Number(parseSizeArgument("maximum size", limit)) }),
-    }));
+  const [path, verdict] = openingImage({ name }, () => {
+    const path = pathOfImage(name);
+    try {
+      return [
+        path,
+        judgeUntrustedImage(path, {
+          lock: !parsed.has("force-share"),
+          ...(declared === undefined ? {} : { format: imageTypeNamed(declared) }),
+          ...(limit === undefined ? {} : { maxVirtualSize: Number(parseSizeArgument("maximum size", limit)) }),
+        }),
+      ];
+    } catch (error) {
+      throw new CliError(explainOpenError(error, path, false));
+    }
+  });
   context.console.out(`${formatJson(verdictToJson(path, verdict))}\n`);
   return verdict.acceptable ? 0 : REFUSED;
 }

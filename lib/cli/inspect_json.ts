@@ -5,7 +5,7 @@
  */
 
 import type { BinnedMap, ChainLink, CheckFinding, Inspection, Soundness, UntrustedVerdict } from "../operations/mod.ts";
-import { fullBackingName } from "./backing_names.ts";
+import { fullBackingName } from "./image_names.ts";
 import { infoToJson } from "./info_format.ts";
 import type { PartMap } from "./inspect_kinds.ts";
 import type { JsonValue } from "./json.ts";
@@ -26,7 +26,7 @@ export function inspectionToJson(path: string, inspection: Inspection): JsonValu
   const backing = backingFile === undefined ? {} : { fullBackingName: fullBackingName(path, backingFile) };
   return {
     "filename": path,
-    "info": infoToJson({ ...info, path, ...backing }),
+    "info": infoToJson({ ...info, path, formatName: info.format, ...backing }),
     "backing-chain": chain.map(linkToJson),
     "disk": mapToJson(guest),
     "file": { "length": fileSize, ...(host === undefined ? {} : mapToJson(host)) },

@@ -8,7 +8,6 @@ import { parseArguments } from "./arguments.ts";
 import { type Console, type Context, report } from "./console.ts";
 import { CliError, messageOf, UsageError } from "./errors.ts";
 import { commandHelp, type CommandName, isCommandName, programHelp } from "./help.ts";
-import { InvalidSizeError } from "./sizes.ts";
 
 /** Runs one command. */
 type Command = (context: Context, args: readonly string[]) => number | Promise<number>;
@@ -47,14 +46,22 @@ export interface MainOptions {
 export async function main(args: readonly string[], console: Console, options: MainOptions): Promise<number> {
   const named = args[0] === "--argv0" && args[1] !== undefined;
   const context: Context = { console, programName: named ? args[1] ?? "" : "qcow2", version: options.version };
+  let exitCode: number;
   try {
-    return await runCommand(context, named ? args.slice(2) : args);
+    exitCode = await runCommand(context, named ? args.slice(2) : args);
   } catch (caught) {
     const error = firstError(caught);
     // Whoever has read enough, such as `head`, is owed no explanation.
     if (error instanceof Deno.errors.BrokenPipe) return 1;
+    exitCode = explain(context, error);
+  }
+  try {
+    console.flush?.();
+  } catch (error) {
+    if (error instanceof Deno.errors.BrokenPipe) return 1;
     return explain(context, error);
   }
+  return exitCode;
 }
 
 /** What went wrong first, where closing what was open failed after it. */
@@ -96,8 +103,11 @@ function explain(context: Context, error: unknown): number {
     report(context, messageOf(error));
     return 1;
   }
+  const { notice, hint, second } = error.details;
+  if (notice !== undefined) context.console.err(notice);
   report(context, error.message);
-  if (error instanceof InvalidSizeError) report(context, error.hint);
+  if (hint !== undefined) context.console.err(hint);
+  if (second !== undefined) report(context, second);
   if (error instanceof UsageError) context.console.err(`Try '${context.programName} --help' for more information\n`);
   return error.exitCode;
 }

@@ -4,18 +4,16 @@
  * @module
  */
 
-import { Qcow2Error } from "../errors.ts";
-import type { ImageType } from "../image/detect.ts";
-import { imageInfo } from "../operations/info.ts";
-import { type MapEntry, mapImage } from "../operations/map.ts";
+import { mapDisk, type MapEntry } from "../operations/map.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
-import { openingBacking } from "./backing_chain.ts";
+import { IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { CliError, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { opening, resolveImage } from "./image_files.ts";
+import { findImage, imageRequest, openingImage } from "./image_files.ts";
+import type { ImageNode } from "./image_node.ts";
 import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
@@ -43,66 +41,31 @@ export function map(context: Context, args: readonly string[]): number {
     context.console.out(commandHelp("map", context.programName));
     return 0;
   }
-  const output = outputFormatOf(parsed);
+  readSecrets(parsed.all("object"));
   const start = offsetArgument("start offset", parsed.last("start-offset")) ?? 0;
   const length = offsetArgument("max length", parsed.last("max-length"));
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
-  refuseImageDescriptions(parsed);
-  const { path, format } = resolveImage(name, parsed.last("format"));
-  const lock = !parsed.has("force-share");
-  const chain = [hostFileOf(path, format, lock)];
-  const openBacking = openingBacking(path, lock, [], (opened) => chain.push(opened));
-  const entries = mapImage(path, {
-    format,
-    dataFile: "allow",
-    lock,
-    backing: openBacking,
-    offset: start,
-    ...(length === undefined ? {} : { length }),
-  });
-  try {
-    const readable = startReading(name, path, entries);
-    if (output === "human") printTable(context, chain, readable);
-    else printJson(context, readable, start);
-  } finally {
-    // Closes the image, also where not all entries were taken.
-    entries.return();
-  }
+  const output = outputFormatOf(parsed);
+  const request = imageRequest(parsed, name);
+  using node = findImage(context, request);
+  const chain = [node];
+  using disk = openingImage(request, () => node.openDisk((backing) => chain.push(backing)));
+  const entries = readable(mapDisk(disk, { offset: start, ...(length === undefined ? {} : { length }) }), chain);
+  if (output === "human") printTable(context, chain, entries);
+  else printJson(context, entries, start);
   return 0;
 }
 
-/** The name of the file that the guest's clusters stand in: the image's own, or that of its data file. */
-function hostFileOf(path: string, format: ImageType, lock: boolean): string {
-  return imageInfo(path, { format, lock }).qcow2?.dataFile ?? path;
-}
-
-/** Opens the image, which happens with the first step. What is damaged is told only when that is reached. */
-function startReading(name: string, path: string, entries: Iterator<MapEntry, void>): Iterable<MapEntry> {
-  const step = () => entries.next();
-  let first: ReturnType<typeof step> | undefined;
-  let damage: unknown;
-  opening(name, path, false, () => {
-    try {
-      first = step();
-    } catch (error) {
-      if (!(error instanceof Qcow2Error) || error.code !== "corrupt") throw error;
-      damage = error;
-    }
-  });
-  return readOn(step, first, damage);
-}
-
-function* readOn(
-  step: () => IteratorResult<MapEntry, void>,
-  first: IteratorResult<MapEntry, void> | undefined,
-  damage: unknown,
-): Generator<MapEntry> {
+/** Says of errors where they happened, and of offsets in a part of a file where that is in the file. */
+function* readable(entries: Iterable<MapEntry>, chain: readonly ImageNode[]): Generator<MapEntry> {
   try {
-    if (first === undefined) throw damage;
-    for (let next = first; next.done !== true; next = step()) yield next.value;
+    for (const entry of entries) {
+      const { hostOffset = 0 } = chain[entry.depth] ?? {};
+      yield entry.offset === undefined ? entry : { ...entry, offset: entry.offset + hostOffset };
+    }
   } catch (error) {
-    throw new CliError(`Could not read file metadata: ${explainIoError(error)}`);
+    throw ioError("Could not read file metadata: ", error);
   }
 }
 
@@ -112,18 +75,20 @@ function offsetArgument(what: string, text: string | undefined): number | undefi
   return Math.min(Number(parseSizeArgument(what, text)), Number.MAX_SAFE_INTEGER);
 }
 
-function printTable(context: Context, chain: readonly string[], entries: Iterable<MapEntry>): void {
+function printTable(context: Context, chain: readonly ImageNode[], entries: Iterable<MapEntry>): void {
   context.console.out(`${["Offset", "Length", "Mapped to"].map(column).join("")}File\n`);
   printBatches(context, tableLines(chain, entries));
 }
 
 /** One line for each stretch of data; what reads as zeroes is left out. */
-function* tableLines(chain: readonly string[], entries: Iterable<MapEntry>): Generator<string> {
+function* tableLines(chain: readonly ImageNode[], entries: Iterable<MapEntry>): Generator<string> {
   for (const { start, length, data, zero, offset, depth } of entries) {
     if (!data) continue;
     if (offset === undefined) throw new CliError("File contains external, encrypted or compressed clusters.");
     if (!zero) {
-      yield `${[start, length, offset].map((value) => column(hexadecimal(value))).join("")}${chain[depth] ?? ""}\n`;
+      yield `${[start, length, offset].map((value) => column(hexadecimal(value))).join("")}${
+        chain[depth]?.hostFilename ?? ""
+      }\n`;
     }
   }
 }
@@ -144,9 +109,15 @@ function printJson(context: Context, entries: Iterable<MapEntry>, start: number)
 
 function* jsonLines(entries: Iterable<MapEntry>, start: number): Generator<string> {
   let separator = "";
-  for (const entry of entries) {
-    yield `${separator}${jsonLine(entry)}`;
-    separator = ",\n";
+  try {
+    for (const entry of entries) {
+      yield `${separator}${jsonLine(entry)}`;
+      separator = ",\n";
+    }
+  } catch (error) {
+    // An entry comes only once the next one has begun, which would have been separated from it.
+    yield separator;
+    throw error;
   }
   // An empty range has one entry nevertheless.
   if (separator === "") yield jsonLine({ start, length: 0, depth: 0, present: false, zero: false, data: false });

@@ -7,20 +7,22 @@
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import type { ImageType } from "../image/detect.ts";
-import type { Qcow2File } from "../image/qcow2_file.ts";
+import { Qcow2File } from "../image/qcow2_file.ts";
 import { measure as measureImage, type Measurement, type MeasureOptions } from "../operations/measure.ts";
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { IMAGE_OPTIONS } from "./common_options.ts";
 import { type Context, report } from "./console.ts";
-import { CliError, explainIoError, notSupported } from "./errors.ts";
+import { CliError, ioError, notSupported } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { openImage, targetFormat } from "./image_files.ts";
+import { creatableFormat } from "./drivers.ts";
+import { imageRequest, openImage } from "./image_files.ts";
 import { ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
 import { formatJson, type JsonValue } from "./json.ts";
 import { PREALLOCATION_MODES } from "./new_image.ts";
 import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
-import { openSnapshot, openSnapshotImage } from "./snapshot_source.ts";
+import { openSnapshot, parseSnapshotChoice } from "./snapshot_source.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
   ...IMAGE_OPTIONS,
@@ -48,20 +50,21 @@ export async function measure(context: Context, args: readonly string[]): Promis
     console.out(commandHelp("measure", programName));
     return 0;
   }
+  readSecrets(parsed.all("object"));
+  const snapshot = parsed.all("snapshot").map(parseSnapshotChoice).at(-1);
   const list = joinOptionLists(parsed.all("options"));
   const output = outputFormatOf(parsed);
   const size = parsed.all("size").map((text) => parseSizeArgument("image size", text)).at(-1);
   const name = sourceName(parsed, size);
-  refuseImageDescriptions(parsed);
-  using image = name === undefined ? undefined : openSnapshotted(context, name, parsed);
-  using source = name === undefined ? undefined : openSource(name, parsed, image);
-  const format = targetFormat(parsed.last("target-format") ?? "raw");
+  using image = name === undefined ? undefined : openImage(context, imageRequest(parsed, name));
+  const source = image === undefined || snapshot === undefined ? image : openSnapshot(image, snapshot);
+  const format = creatableFormat(parsed.last("target-format") ?? "raw");
   const options = imageOptions(context, format, list);
   if (size !== undefined) options.set("size", String(size));
   const wanted = format === "raw" ? { format } : measureOptions(options);
   // A size that was given must fit even where it is not the one that counts.
   const empty = await measuring(Number(options.number("size") ?? 0n), wanted);
-  const withBitmaps = image === undefined ? wanted : { ...wanted, bitmapsOf: image };
+  const withBitmaps = snapshot !== undefined && image instanceof Qcow2File ? { ...wanted, bitmapsOf: image } : wanted;
   const result = source === undefined ? empty : await measuring(source, withBitmaps);
   console.out(output === "human" ? formatHuman(result) : `${formatJson(toJson(result))}\n`);
   return 0;
@@ -81,27 +84,6 @@ function sourceName(parsed: Arguments, size: bigint | undefined): string | undef
     throw new CliError("Either --size N or one filename must be specified.");
   }
   return name;
-}
-
-/** The image of which a snapshot is measured, where it is a snapshot. */
-function openSnapshotted(context: Context, name: string, parsed: Arguments): Qcow2File | undefined {
-  const snapshot = parsed.last("snapshot");
-  if (snapshot === undefined) return undefined;
-  if (snapshot.startsWith("snapshot.")) checkSnapshotOptions(context, snapshot);
-  return openSnapshotImage(name, { format: parsed.last("format"), lock: !parsed.has("force-share") });
-}
-
-function checkSnapshotOptions(context: Context, snapshot: string): void {
-  for (const [option] of parseOptionList(snapshot)) {
-    if (option === "snapshot.id" || option === "snapshot.name") continue;
-    report(context, `Invalid parameter '${option}'`);
-    throw new CliError(`Failed in parsing snapshot param '${snapshot}'`);
-  }
-}
-
-function openSource(name: string, parsed: Arguments, image: Qcow2File | undefined): Disk {
-  if (image !== undefined) return openSnapshot(image, parsed.last("snapshot") ?? "");
-  return openImage(name, { format: parsed.last("format"), lock: !parsed.has("force-share") });
 }
 
 function imageOptions(context: Context, format: ImageType, list: string | undefined): ImageOptions {
@@ -143,7 +125,7 @@ async function measuring(source: Disk | number, options: MeasureOptions): Promis
       // QEMU does not say what it has found.
       throw new CliError(error.message.replace(/, found .*/, "").replace("version 3", "compat=1.1"));
     }
-    throw new CliError(`Unable to get block status: ${explainIoError(error)}`);
+    throw ioError("Unable to get block status: ", error);
   }
 }
 

@@ -6,16 +6,12 @@
 
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
-import { backingReferenceOf } from "../image/backing.ts";
 import type { ImageType } from "../image/detect.ts";
 import type { CreateOptions, Durability } from "../image/options.ts";
 import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
-import { MemoryBlockFile } from "../storage/memory_block_file.ts";
-import { openingBacking } from "./backing_chain.ts";
 import { CliError, explainCreateError, notSupported } from "./errors.ts";
-import { knownFormat } from "./image_files.ts";
 import type { ImageOptions } from "./image_options.ts";
 
 /** The modes of preallocation by their names. */
@@ -42,26 +38,6 @@ export function refuseUnsupportedOptions(format: ImageType, options: ImageOption
   const preallocation = options.text("preallocation") ?? "off";
   if (isTarget && preallocation !== "off" && PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
     throw notSupported(`Option 'preallocation=${preallocation}'`);
-  }
-}
-
-/**
- * Opens the backing file that an image is to have, to see that it is there and how large it is.
- *
- * @param imagePath Path of the image.
- * @param name Name of the backing file, as it is to stand in the image.
- * @param format Its format.
- * @returns The disk that it holds.
- * @throws {CliError} Where it cannot be opened.
- */
-export function openNewBacking(imagePath: string, name: string, format: string): Disk {
-  try {
-    const known = knownFormat(format, `Unknown driver '${format}'`);
-    return openingBacking(imagePath, true)(backingReferenceOf(name, known, imagePath));
-  } catch (error) {
-    if (!(error instanceof CliError)) throw error;
-    const reason = error.message.replace(/^Could not open backing file: /, "");
-    throw new CliError(`${reason}\nCould not open backing image.`);
   }
 }
 
@@ -95,8 +71,6 @@ export interface NewImage {
  */
 export function createImage(image: NewImage, onTouch: () => void = () => {}): Disk {
   const { path, shownPath, format, createNew, durability = "none" } = image;
-  // Where an image is made without its backing file being opened, nobody reads from it either.
-  const backing = image.backing ?? RawFile.open(new MemoryBlockFile());
   const layout = format === "qcow2" ? qcow2Options(image.options) : undefined;
   checkRawOptions(image);
   if (layout !== undefined && image.size > MAX_INT64 - SECTOR_SIZE) {
@@ -106,7 +80,7 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   try {
     const disk = layout === undefined
       ? RawFile.create(path, { size, createNew, durability, preallocation: preallocationOf(image.options) })
-      : Qcow2File.create(path, { ...layout, size, createNew, durability, backing: () => backing });
+      : Qcow2File.create(path, { ...layout, size, createNew, durability, backing: () => image.backing });
     onTouch();
     return disk;
   } catch (error) {

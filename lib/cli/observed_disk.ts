@@ -7,7 +7,7 @@
 import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
 import { isCompressible } from "../operations/convert.ts";
-import { CliError, explainIoError } from "./errors.ts";
+import { CliError, ioError } from "./errors.ts";
 
 /** A disk with somebody who watches. */
 export class ObservedDisk implements Disk {
@@ -163,5 +163,6 @@ function locating<T>(doing: string, offset: number, act: () => T): T {
 
 function locatedError(doing: string, offset: number, error: unknown): CliError {
   const unit = doing === "reading block status" ? "offset" : "byte";
-  return new CliError(`error while ${doing} at ${unit} ${offset}: ${explainIoError(error)}`);
+  if (error instanceof CliError) return error;
+  return ioError(`error while ${doing} at ${unit} ${offset}: `, error, doing === "writing");
 }

@@ -163,6 +163,7 @@ class LineProgress implements ProgressDisplay {
 
   #print(percent: number): void {
     this.#console.out(formatPercent(percent));
+    this.#console.flush?.();
     this.#shown = percent;
   }
 }

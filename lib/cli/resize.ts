@@ -7,13 +7,13 @@
 import { Qcow2Error } from "../errors.ts";
 import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
-import { RawFile } from "../image/raw_file.ts";
+import type { RawFile } from "../image/raw_file.ts";
 import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { refuseImageDescriptions } from "./common_options.ts";
 import { type Context, report } from "./console.ts";
 import { CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { type NamedImage, opening, resolveImage } from "./image_files.ts";
+import { imageRequest, openImage } from "./image_files.ts";
+import { readSecrets } from "./secrets.ts";
 import { parseSizeParameter } from "./sizes.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
@@ -48,19 +48,14 @@ export function resize(context: Context, args: readonly string[]): number {
     context.console.out(commandHelp("resize", context.programName));
     return 0;
   }
+  readSecrets(parsed.all("object"));
   const preallocation = preallocationOf(parsed.last("preallocation"));
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting image file name and size");
   const change = parseChange(last);
-  refuseImageDescriptions(parsed);
-  const image = resolveImage(name, parsed.last("format"));
-  const disk = openResizable(name, image);
-  try {
-    const size = newSize(context, BigInt(disk.size), change, preallocation, parsed.has("shrink"));
-    resizeDisk(disk, image, size, preallocation);
-  } finally {
-    disk.close();
-  }
+  using disk = openImage(context, { ...imageRequest(parsed, name), write: true });
+  const size = newSize(context, BigInt(disk.size), change, preallocation, parsed.has("shrink"));
+  resizeDisk(disk, size, preallocation);
   if (!parsed.has("quiet")) context.console.out("Image resized.\n");
   return 0;
 }
@@ -80,22 +75,6 @@ interface SizeChange {
 function parseChange(text: string): SizeChange {
   const sign = text.startsWith("+") ? "+" : text.startsWith("-") ? "-" : "";
   return { sign, bytes: parseSizeParameter("size", text.slice(sign.length)) };
-}
-
-/**
- * Opens an image to resize it.
- *
- * @param name Name of the image.
- * @param image Path and format.
- * @returns The image, open for writing.
- * @throws {CliError} Where it cannot be opened.
- */
-function openResizable(name: string, { path, format }: NamedImage): Qcow2File | RawFile {
-  return opening(name, path, true, () => {
-    return format === "raw"
-      ? RawFile.open(path, { write: true })
-      : Qcow2File.open(path, { write: true, backing: "allow" });
-  });
 }
 
 function newSize(
@@ -122,12 +101,8 @@ function newSize(
   return size;
 }
 
-function resizeDisk(
-  disk: Qcow2File | RawFile,
-  { format }: NamedImage,
-  size: bigint,
-  preallocation: Preallocation,
-): void {
+function resizeDisk(disk: Qcow2File | RawFile, size: bigint, preallocation: Preallocation): void {
+  const format = disk instanceof Qcow2File ? "qcow2" : "raw";
   if (format === "qcow2" && size % SECTOR_SIZE !== 0n) throw new CliError("The new size must be a multiple of 512");
   if (format === "raw" && preallocation === "metadata") throw new CliError("Unsupported preallocation mode: metadata");
   try {

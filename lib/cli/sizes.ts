@@ -65,24 +65,15 @@ export function parseSizeParameter(name: string, text: string): bigint {
  */
 export function parseSizeArgument(what: string, text: string, max = MAX_INT64): bigint {
   const size = parseSize(text);
-  if (size === "invalid") throw new InvalidSizeError(what);
+  if (size === "invalid") {
+    throw new CliError(`Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for`, 1, {
+      second: "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.",
+    });
+  }
   if (size === "out-of-range" || size > max) {
     throw new CliError(`Invalid ${what} specified. Must be between 0 and ${max}.`);
   }
   return size;
-}
-
-/** A size that is none. Says so in two messages, as `qemu-img` does. */
-export class InvalidSizeError extends CliError {
-  /** The name of the class, as in every `Error`. */
-  override readonly name: string = "InvalidSizeError";
-  /** The second message. */
-  readonly hint = "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.";
-
-  /** @param what What it is the size of. */
-  constructor(what: string) {
-    super(`Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for`);
-  }
 }
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -5,14 +5,15 @@
  */
 
 import { hasDataFile } from "../format/header.ts";
-import { Qcow2File } from "../image/qcow2_file.ts";
-import { imageInfo } from "../operations/info.ts";
-import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import type { Qcow2File } from "../image/qcow2_file.ts";
+import { RawFile } from "../image/raw_file.ts";
+import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import { IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { CliError, explainIoError, failureOf, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { opening, resolveImage } from "./image_files.ts";
+import { imageRequest, openImage } from "./image_files.ts";
+import { readSecrets } from "./secrets.ts";
 import { formatSnapshotTable } from "./snapshot_format.ts";
 
 const ACTIONS = ["apply", "create", "delete"] as const;
@@ -51,32 +52,22 @@ export function snapshot(context: Context, args: readonly string[]): number {
   }
   const [file, ...rest] = parsed.operands;
   if (file === undefined || rest.length > 0) throw new UsageError("Expecting one image file name");
-  refuseImageDescriptions(parsed);
-  if (action === undefined) list(context, file, parsed);
-  else change(file, parsed, action[0], clip(action[1]));
+  readSecrets(parsed.all("object"));
+  const isList = parsed.has("list");
+  // Without any action, too, the image is opened as if it were to be changed.
+  using disk = openImage(context, { ...imageRequest(parsed, file), write: !isList });
+  if (isList) list(context, disk);
+  else if (action !== undefined) change(disk, action[0], clip(action[1]));
   return 0;
 }
 
-function list(context: Context, file: string, parsed: Arguments): void {
-  const image = resolveImage(file, undefined);
-  const lock = !parsed.has("force-share");
-  const { qcow2 } = opening(file, image.path, false, () => imageInfo(image.path, { ...image, lock }));
-  const snapshots = qcow2?.snapshots ?? [];
-  if (!parsed.has("list") || snapshots.length === 0) return;
-  context.console.out(`Snapshot list:\n${formatSnapshotTable(snapshots).join("\n")}\n`);
+function list(context: Context, disk: Qcow2File | RawFile): void {
+  if (disk instanceof RawFile || hasDataFile(disk.header) || disk.snapshots.length === 0) return;
+  context.console.out(`Snapshot list:\n${formatSnapshotTable(disk.snapshots).join("\n")}\n`);
 }
 
-function change(file: string, parsed: Arguments, action: Action, name: string): void {
-  if (parsed.has("force-share")) {
-    throw new CliError(`Could not open '${file}': force-share=on can only be used with read-only images`);
-  }
-  const image = resolveImage(file, undefined);
-  if (image.format === "raw") {
-    opening(file, image.path, false, () => imageInfo(image.path, image));
-    throw notSupported(action, name, "Block driver does not support snapshots");
-  }
-  const options = { write: true, backing: "allow", dataFile: "allow" } as const;
-  using disk = opening(file, image.path, true, () => Qcow2File.open(image.path, options));
+function change(disk: Qcow2File | RawFile, action: Action, name: string): void {
+  if (disk instanceof RawFile) throw notSupported(action, name, "Block driver does not support snapshots");
   if (hasDataFile(disk.header)) throw notSupported(action, name, "Failed to load snapshot: Operation not supported");
   const isKnown = disk.snapshots.some((entry) => entry.name === name || (action === "apply" && entry.id === name));
   if (action === "apply" && !isKnown) throw failed(action, name, "Failed to load snapshot: No such file or directory");
@@ -88,7 +79,9 @@ function change(file: string, parsed: Arguments, action: Action, name: string): 
     else disk.deleteSnapshot(disk.snapshots.find((entry) => entry.name === name)?.id ?? name);
     disk.close();
   } catch (error) {
-    throw failed(action, name, explainIoError(error));
+    if (action !== "create") throw failed(action, name, explainIoError(error));
+    const { number, text, notice } = failureOf(error, true);
+    throw new CliError(`Could not create snapshot '${name}': ${-number} (${text})`, 1, { notice });
   }
 }
 

@@ -5,67 +5,62 @@
  */
 
 import type { Disk } from "../disk.ts";
-import type { Snapshot } from "../format/snapshot_table.ts";
-import { Qcow2File } from "../image/qcow2_file.ts";
+import type { Qcow2File } from "../image/qcow2_file.ts";
+import { RawFile } from "../image/raw_file.ts";
 import { CliError } from "./errors.ts";
 import { parseOptionList } from "./image_options.ts";
-import { opening, resolveImage } from "./image_files.ts";
 
-/** How {@linkcode openSnapshotImage} opens an image. */
-export interface SnapshotImageOptions {
-  /** The format as it was given; without it, the first bytes decide. */
-  readonly format: string | undefined;
-  /** Whether to lock the file. */
-  readonly lock: boolean;
-}
+/** Which snapshot is meant. */
+export type SnapshotChoice =
+  | { readonly idOrName: string }
+  | { readonly id: string | undefined; readonly name: string | undefined };
+
+const ID_OPTION = "snapshot.id";
+const NAME_OPTION = "snapshot.name";
 
 /**
- * Opens an image of which a snapshot is to be read.
+ * Reads which snapshot is meant.
  *
- * @param name Name of the image.
- * @param options How to open it.
- * @returns The image.
- * @throws {CliError} Where it cannot be opened or has no snapshots by its format.
+ * @param parameter The value of `-l`: identifier or name, or `snapshot.id=…,snapshot.name=…`.
+ * @returns The choice.
+ * @throws {CliError} Where an option is unknown.
  */
-export function openSnapshotImage(name: string, options: SnapshotImageOptions): Qcow2File {
-  const { path, format } = resolveImage(name, options.format);
-  if (format === "raw") {
-    throw new CliError(
-      "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily loading internal " +
-        "snapshots",
-    );
+export function parseSnapshotChoice(parameter: string): SnapshotChoice {
+  if (!parameter.startsWith("snapshot.")) return { idOrName: parameter };
+  const options = new Map(parseOptionList(parameter));
+  const unknown = [...options.keys()].find((option) => option !== ID_OPTION && option !== NAME_OPTION);
+  if (unknown !== undefined) {
+    throw new CliError(`Invalid parameter '${unknown}'`, 1, {
+      second: `Failed in parsing snapshot param '${parameter}'`,
+    });
   }
-  const { lock } = options;
-  return opening(name, path, false, () => Qcow2File.open(path, { lock, backing: "allow", dataFile: "allow" }));
+  return { id: options.get(ID_OPTION), name: options.get(NAME_OPTION) };
 }
 
 /**
  * The disk of a snapshot.
  *
  * @param image The image.
- * @param parameter The value of `-l`: identifier or name, or `snapshot.id=…,snapshot.name=…`.
+ * @param choice Which snapshot.
  * @returns The disk, to be read while the image is open.
  * @throws {CliError} Where there is no such snapshot.
  */
-export function openSnapshot(image: Qcow2File, parameter: string): Disk {
-  const found = findSnapshot(image.snapshots, parameter);
+export function openSnapshot(image: Qcow2File | RawFile, choice: SnapshotChoice): Disk {
+  if (image instanceof RawFile) {
+    throw new CliError(
+      "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily loading internal " +
+        "snapshots",
+    );
+  }
+  const found = findSnapshot(image, choice);
   if (found === undefined) throw new CliError("Failed to load snapshot: Can't find snapshot");
-  return image.openSnapshot(found.id);
+  return image.openSnapshot(found);
 }
 
-function findSnapshot(snapshots: readonly Snapshot[], parameter: string): Snapshot | undefined {
-  if (!parameter.startsWith("snapshot.")) {
-    return snapshots.find(({ id }) => id === parameter) ?? snapshots.find(({ name }) => name === parameter);
+function findSnapshot({ snapshots }: Qcow2File, choice: SnapshotChoice): string | undefined {
+  if ("idOrName" in choice) {
+    const { idOrName } = choice;
+    return (snapshots.find(({ id }) => id === idOrName) ?? snapshots.find(({ name }) => name === idOrName))?.id;
   }
-  const wanted: { id?: string; name?: string } = {};
-  for (const [option, value] of parseOptionList(parameter)) {
-    if (option === "snapshot.id") {
-      wanted.id = value;
-    } else if (option === "snapshot.name") {
-      wanted.name = value;
-    } else {
-      throw new CliError(`Failed in parsing snapshot param '${parameter}': Invalid parameter '${option}'`);
-    }
-  }
-  return snapshots.find(({ id, name }) => id === (wanted.id ?? id) && name === (wanted.name ?? name));
+  return snapshots.find(({ id, name }) => id === (choice.id ?? id) && name === (choice.name ?? name))?.id;
 }

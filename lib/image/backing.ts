@@ -28,9 +28,10 @@ export interface BackingReference {
 
 /**
  * Whether a backing file is opened, and how: `refuse` opens nothing, `allow` opens local files with the format that the image
- * names, a function opens what it likes. The disk that it returns belongs to the image and is closed with it.
+ * names, a function opens what it likes, or nothing: then unallocated clusters read as zeroes. A disk stands in for whatever the
+ * image names. The disk belongs to the image and is closed with it.
  */
-export type BackingPolicy = "refuse" | "allow" | ((reference: BackingReference) => Disk);
+export type BackingPolicy = "refuse" | "allow" | Disk | ((reference: BackingReference) => Disk | undefined);
 
 /** The deepest chain of images. */
 export const MAX_BACKING_DEPTH = 200;

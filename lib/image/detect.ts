@@ -6,6 +6,7 @@
 
 import { MAGIC } from "../format/header.ts";
 import { viewOf } from "../format/uint64.ts";
+import type { BlockFile } from "../storage/block_file.ts";
 import { acquireFile, type FileSource } from "./host_file.ts";
 
 /** An image format that this package reads and writes. */
@@ -34,6 +35,17 @@ export type ImageType = "raw" | "qcow2";
  */
 export function detectImageType(source: string | URL): ImageType {
   using file = acquireFile(source satisfies FileSource, { write: false, lock: false });
+  return imageTypeOf(file);
+}
+
+/**
+ * Guesses the format of an image that was opened, as {@linkcode detectImageType} does.
+ *
+ * @param file The image's file.
+ * @returns The format it looks like.
+ */
+export function imageTypeOf(file: BlockFile): ImageType {
+  // Magic and version.
   const start = new Uint8Array(8);
   if (file.readAt(0, start) < start.length) return "raw";
   const view = viewOf(start);

@@ -453,7 +453,7 @@ export class ImageMetadata {
    * @returns The error to throw.
    */
   corruption(message: string, offset: number): Qcow2Error {
-    return this.#noteCorruption(new Qcow2Error("corrupt", message, { offset }));
+    return this.#noteCorruption(new Qcow2Error("corrupt", message, { offset, inMetadata: true }));
   }
 
   /** Rebuilds what was derived from tables that a repair has changed. */

@@ -458,7 +458,10 @@ export class Mapping {
 
   /** The error for a broken L2 entry. */
   protected corruption(message: string, entryHostOffset: number): Qcow2Error {
-    return this.#options.onCorruption(`${message} (L2 entry offset: ${hex(entryHostOffset)})`, entryHostOffset);
+    const { clusterSize, l2EntrySize } = this.#geometry;
+    const inTable = entryHostOffset % clusterSize;
+    const place = `L2 offset: ${hex(entryHostOffset - inTable)}, L2 index: ${hex(inTable / l2EntrySize)}`;
+    return this.#options.onCorruption(`${message} (${place})`, entryHostOffset);
   }
 
   /** Writes an entry, and gives up what it pointed to unless that is the host cluster it keeps. */

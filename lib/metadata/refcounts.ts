@@ -115,9 +115,13 @@ export class Refcounts {
     if (offset !== 0 && (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER)) {
       throw new Qcow2Error(
         "corrupt",
-        `Refcount block offset ${hex(offset)} is not aligned to the cluster size ${this.#geometry.clusterSize} ` +
-          `(reftable index: ${hex(blockIndex)})`,
-        { offset: this.#table.offset + blockIndex * 8, found: hex(offset), expected: "a multiple of the cluster size" },
+        `Refblock offset ${hex(offset)} unaligned (reftable index: ${hex(blockIndex)})`,
+        {
+          offset: this.#table.offset + blockIndex * 8,
+          found: hex(offset),
+          expected: "a multiple of the cluster size",
+          inMetadata: true,
+        },
       );
     }
     return offset;

@@ -111,7 +111,9 @@ export class TableTree {
       if (offset === 0) continue;
       if (offset % clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
         throw this.#metadata.corruption(
-          `Cluster allocation offset ${hex(offset)} unaligned (L2 entry offset: ${hex(tableOffset + position)})`,
+          `Cluster allocation offset ${hex(offset)} unaligned (L2 offset: ${hex(tableOffset)}, L2 index: ${
+            hex(position / l2EntrySize)
+          })`,
           tableOffset + position,
         );
       }

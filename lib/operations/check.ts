@@ -17,6 +17,8 @@ export interface CheckImageOptions {
   readonly repair?: RepairKind;
   /** Called with each finding as it is found; one that is mended afterwards is told again, as fixed. */
   readonly onFinding?: (finding: CheckFinding) => void;
+  /** Called once a repair has mended something, with what was found until then, before all is checked again. */
+  readonly onRepaired?: (result: CheckResult) => void;
   /**
    * Whether to lock the file.
    *
@@ -27,11 +29,12 @@ export interface CheckImageOptions {
 
 /**
  * Checks the metadata of a qcow2 image: that every cluster is counted as often as it is used. Nothing but the named file is
- * opened, so an image with a backing file or a data file can be checked; one that is marked as corrupt or dirty as well.
+ * opened, so an image with a backing file or a data file can be checked; one that is marked as corrupt or dirty as well. After a
+ * repair all is checked again.
  *
  * @param source Path of the image, or a file that was opened; it is closed at the end.
  * @param options What to mend, and whom to tell.
- * @returns What was found.
+ * @returns What was found, and how much of it was mended; what is left after a repair.
  * @throws {Qcow2Error} With the codes of `Qcow2File.open` where the file is no image that can be checked.
  *
  * @example Usage
@@ -47,14 +50,16 @@ export interface CheckImageOptions {
  * ```
  */
 export function checkImage(source: FileSource, options: CheckImageOptions = {}): CheckResult {
-  const { repair, onFinding, lock = true } = options;
+  const { repair, onRepaired, lock = true } = options;
+  const onFinding = options.onFinding === undefined ? {} : { onFinding: options.onFinding };
   const write = repair !== undefined;
   using file = acquireFile(source, { write, lock });
   const metadata = ImageMetadata.open(file, { write, durability: "full" });
-  const result = checkMetadata(metadata, {
-    ...(repair === undefined ? {} : { repair }),
-    ...(onFinding === undefined ? {} : { onFinding }),
-  });
+  const result = checkMetadata(metadata, { ...onFinding, ...(repair === undefined ? {} : { repair }) });
   if (write) metadata.flushForGood();
-  return result;
+  const { corruptionsFixed, leaksFixed } = result;
+  if (corruptionsFixed + leaksFixed === 0) return result;
+  onRepaired?.(result);
+  const mended = ImageMetadata.open(file, { write: false, durability: "full" });
+  return { ...checkMetadata(mended, onFinding), corruptionsFixed, leaksFixed };
 }

@@ -8,6 +8,7 @@ import type { Disk, Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
+import { RateLimit } from "./rate_limit.ts";
 import { isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
@@ -46,6 +47,8 @@ export interface ConvertOptions {
    * @default {false}
    */
   readonly compress?: boolean;
+  /** How many bytes may be written in a second; as many as possible without it. */
+  readonly rateLimit?: number;
   /** Called while it goes on, some tens of times a second at most, and at the end. */
   readonly onProgress?: (progress: Progress) => void;
   /** Ends the operation early when it is aborted. */
@@ -139,7 +142,8 @@ export async function convert(source: Disk, target: Disk, options: ConvertOption
     skipBacking: options.skipBacking ?? false,
     write,
   });
-  await copy.run(new TimeSlice(signal), (done) => onProgress?.({ done, total: source.size }));
+  const limit = options.rateLimit === undefined ? undefined : new RateLimit(options.rateLimit);
+  await copy.run(new TimeSlice(signal), limit, (done) => onProgress?.({ done, total: source.size }));
   target.flush();
   onProgress?.({ done: source.size, total: source.size });
   return copy.result;
@@ -211,11 +215,12 @@ class Copy {
   }
 
   /** Copies everything, and tells now and then how far the disk is copied. */
-  async run(slice: TimeSlice, onProgress: (done: number) => void): Promise<void> {
+  async run(slice: TimeSlice, limit: RateLimit | undefined, onProgress: (done: number) => void): Promise<void> {
     try {
       for (const step of this.#steps()) {
         if (step.kind === "copy") await this.#copy(step);
         else if (step.kind === "hole") this.#leaveHole(step.offset, step.length);
+        while (limit !== undefined && await limit.wait(this.#dataBytes)) await slice.next();
         if (!slice.isOver()) continue;
         onProgress(this.#readings[0]?.offset ?? step.offset + step.length);
         await slice.next();

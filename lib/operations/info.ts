@@ -11,8 +11,8 @@ import { type CompressionType, hasDataFile, type Header } from "../format/header
 import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../format/header_extensions.ts";
 import { MAX_BITMAP_COUNT, MAX_BITMAP_DIRECTORY_LENGTH } from "../format/limits.ts";
 import type { Snapshot } from "../format/snapshot_table.ts";
-import { detectImageType, type ImageType } from "../image/detect.ts";
-import { acquireFile } from "../image/host_file.ts";
+import { type ImageType, imageTypeOf } from "../image/detect.ts";
+import { acquireFile, type FileSource } from "../image/host_file.ts";
 import { readHeader } from "../metadata/image_metadata.ts";
 import { readSnapshotTable } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
@@ -98,14 +98,12 @@ export interface ImageInfo {
 }
 
 const SECTOR_SIZE = 512;
-/** What `stat` counts in. */
-const STAT_BLOCK_SIZE = 512;
 
 /**
  * Tells what an image is. Nothing but the named file is opened, and it need not be an image whose content can be read here:
  * one with a backing file, an external data file or encryption will do.
  *
- * @param path Path of the image.
+ * @param source Path of the image, or a file that was opened; it is closed at the end.
  * @param options The format, where it is known.
  * @returns What the image is.
  * @throws {Qcow2Error} With code `not-found`, `permission-denied`, `locked` or `io` where the file cannot be had, with the
@@ -125,11 +123,11 @@ const STAT_BLOCK_SIZE = 512;
  * Deno.removeSync(path);
  * ```
  */
-export function imageInfo(path: string | URL, options: ImageInfoOptions = {}): ImageInfo {
-  const format = options.format ?? detectImageType(path);
-  using file = acquireFile(path, { write: false, lock: options.lock ?? true });
-  const { blocks } = Deno.statSync(path);
-  const actual = blocks === null ? {} : { actualSize: blocks * STAT_BLOCK_SIZE };
+export function imageInfo(source: FileSource, options: ImageInfoOptions = {}): ImageInfo {
+  using file = acquireFile(source, { write: false, lock: options.lock ?? true });
+  const format = options.format ?? imageTypeOf(file);
+  const { allocatedSize } = file;
+  const actual = allocatedSize === undefined ? {} : { actualSize: allocatedSize };
   if (format === "raw") return { format, virtualSize: Math.ceil(file.size / SECTOR_SIZE) * SECTOR_SIZE, ...actual };
   const header = readHeader(file);
   return {

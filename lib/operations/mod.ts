@@ -16,4 +16,5 @@ export * from "./info.ts";
 export * from "./inspect.ts";
 export * from "./map.ts";
 export * from "./measure.ts";
+export * from "./salvage.ts";
 export * from "./untrusted.ts";

@@ -25,6 +25,8 @@ export interface BlockFile extends Disposable {
   readonly writable: boolean;
   /** The length in bytes. Kept in memory: asking costs no call to the host. */
   readonly size: number;
+  /** How much room the file takes on the host, in bytes, where that can be told. */
+  readonly allocatedSize?: number | undefined;
   /**
    * Reads from a position until the buffer is full or the file ends.
    *

@@ -46,6 +46,8 @@ export interface FsBlockFileFromOptions {
 const UNKNOWN_POSITION = NaN;
 /** Shorter reads are over before another thread has begun. In bytes. */
 const MIN_BACKGROUND_LENGTH = 128 * 1024;
+/** What the host counts allocated blocks in, in bytes. */
+const STAT_BLOCK_SIZE = 512;
 
 /**
  * A file or block device of the host.
@@ -225,6 +227,12 @@ export class FsBlockFile implements BlockFile {
    */
   get size(): number {
     return this.#size;
+  }
+
+  /** How much room the file takes on the host, in bytes, where the host can tell. */
+  get allocatedSize(): number | undefined {
+    const { blocks } = this.#openFile().statSync();
+    return blocks === null ? undefined : blocks * STAT_BLOCK_SIZE;
   }
 
   /**

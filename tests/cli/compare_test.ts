@@ -1,4 +1,4 @@
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import { Qcow2File } from "../../lib/image/qcow2_file.ts";
 import { qemuTest } from "../qemu.ts";
 import { Random } from "../random.ts";
@@ -81,21 +81,13 @@ qemuTest("compare ends with 3 where a table cannot be read, and with 4 where con
   Deno.copyFileSync(sound, damaged);
   // The second L2 table's offset is no multiple of a cluster.
   patch(damaged, [0x3000e, 2]);
-  const ours = async (...args: string[]) => await program("compare", ...args);
-  for (const pair of [[sound, damaged], [damaged, sound]]) {
-    await assertSame(["compare", ...pair], { anyErrorText: true });
-    const { stderr } = await ours(...pair);
-    assertEquals(stderr, `qcow2: Sector allocation test failed for ${damaged}\n`);
-  }
+  for (const pair of [[sound, damaged], [damaged, sound]]) await assertSame(["compare", ...pair]);
   qemuImg("convert", "-O", "qcow2", "-c", sound, damaged);
   const [{ offset }] = JSON.parse(qemuImg("map", "--output=json", damaged).stdout);
   assertEquals(offset, undefined);
   // What stands in the place of compressed bytes cannot be inflated.
   patch(damaged, [0x50000, ...new Array(64).fill(0xff)]);
-  for (const pair of [[sound, damaged], [damaged, sound]]) {
-    await assertSame(["compare", ...pair], { anyErrorText: true });
-    assertStringIncludes((await ours(...pair)).stderr, `qcow2: Error while reading offset 0 of ${damaged}: `);
-  }
+  for (const pair of [[sound, damaged], [damaged, sound]]) await assertSame(["compare", ...pair]);
 });
 
 qemuTest("compare does not look at an image that somebody writes to, unless it is told to", async () => {

@@ -1,7 +1,18 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { Qcow2File } from "../../lib/image/qcow2_file.ts";
 import { RawFile } from "../../lib/image/raw_file.ts";
 import { qemuTest } from "../qemu.ts";
-import { assertSame, Folder, makeFile, makeVariedImage, patch, program, qemuImg, qemuIo } from "./_program.ts";
+import {
+  assertSame,
+  Folder,
+  makeFile,
+  makeVariedImage,
+  markInUse,
+  patch,
+  program,
+  qemuImg,
+  qemuIo,
+} from "./_program.ts";
 
 /** A raw image with data, holes and zeroes. */
 function makeRaw(path: string, length = 10_000_000): void {
@@ -169,12 +180,7 @@ Deno.test("convert says which capability is missing, in one line, and touches no
   makeRaw(source, 1 << 20);
   for (
     const args of [
-      ["-r", "1M"],
-      ["--salvage"],
-      ["--bitmaps"],
-      ["--image-opts"],
-      ["--target-image-opts"],
-      ["--object", "secret,id=x,data=y"],
+      ["--object", "tls-creds-anon,id=x"],
       ["-o", "preallocation=full"],
     ]
   ) {
@@ -194,7 +200,7 @@ qemuTest("convert leaves nothing of a target behind where the source is damaged"
   patch(source, [0x40000 + 8 * 384 - 8 + 6, 2]);
   const { code, stderr } = await program("convert", source, target);
   assertEquals(code, 1);
-  assertMatch(stderr, /^qcow2: error while reading .* at \w+ \d+: .*\n$/);
+  assertMatch(stderr, /^qcow2: Image is corrupt: .*\nqcow2: error while reading .* at \w+ \d+: Input\/output error\n$/);
   assertEquals(folder.names(), ["source.qcow2"]);
 
   Deno.writeTextFileSync(target, "old");
@@ -302,3 +308,92 @@ qemuTest(
     }
   },
 );
+
+/** An image of 4 MiB of which the map is damaged at 320 KiB. */
+function makeDamaged(path: string): void {
+  qemuImg("create", "-q", "-f", "qcow2", path, "4M");
+  qemuIo(path, "write -P 1 0 2M");
+  patch(path, [0x40000 + 8 * 5 + 6, 2]);
+}
+
+qemuTest("convert finds damage before it writes, and with --salvage copies what can be read", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source"), folder.path("target")];
+  makeDamaged(source);
+  await assertSame(["convert", source, target], { outcome: () => {} });
+  for (const args of [["--salvage"], ["--salvage", "-q"], ["--salvage", "-O", "qcow2"], ["--salvage", "-S", "0"]]) {
+    await assertSame(["convert", ...args, source, target], {
+      // Content is read in larger pieces here, so that it is told of later.
+      anyErrorOrder: true,
+      outcome: () => {
+        qemuImg("convert", "-O", "raw", target, folder.path("content"));
+        return Deno.readFileSync(folder.path("content"));
+      },
+    });
+  }
+});
+
+/** An image with three bitmaps, of which the last is not enabled. */
+function makeMarked(path: string): void {
+  qemuImg("create", "-q", "-f", "qcow2", path, "4M");
+  qemuImg("bitmap", "--add", path, "one");
+  qemuImg("bitmap", "--add", "-g", "512", path, "two");
+  qemuIo(path, "write -P 1 0 100k", "write -P 2 3M 64k");
+  qemuImg("bitmap", "--add", "--disable", "--merge", "one", "-g", "1M", path, "three");
+}
+
+qemuTest("convert --bitmaps copies bitmaps with what they mark", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source"), folder.path("target")];
+  makeMarked(source);
+  const outcome = () => {
+    const { stdout } = qemuImg("info", "--output=json", target);
+    return ["one", "two", "three"].map((name) => bitmapOf(target, name)).concat(
+      JSON.parse(stdout)["format-specific"].data.bitmaps,
+    );
+  };
+  await assertSame(["convert", "--bitmaps", "-O", "qcow2", source, target], { outcome });
+  await assertSame(["convert", "--bitmaps", "-O", "qcow2", "-c", "-o", "cluster_size=4k", source, target], { outcome });
+  await assertSame(["convert", "--bitmaps", "-n", "-O", "qcow2", source, target]);
+  const prepare = () => qemuImg("create", "-q", "-f", "qcow2", target, "4M");
+  await assertSame(["convert", "--bitmaps", "-n", "-O", "qcow2", source, target], { prepare, outcome });
+  assertEquals(qemuImg("check", target).code, 0);
+});
+
+qemuTest("convert --bitmaps refuses what qemu-img refuses", async () => {
+  using folder = new Folder();
+  const [source, raw, target] = [folder.path("source"), folder.path("raw"), folder.path("target")];
+  makeMarked(source);
+  makeFile(raw, 1 << 20);
+  for (
+    const args of [
+      ["--bitmaps", source, target],
+      ["--bitmaps", "-O", "qcow2", "-o", "compat=0.10", source, target],
+      ["--bitmaps", "-f", "raw", raw, target],
+      ["--bitmaps", "-f", "raw", raw, raw, target],
+      ["--skip-broken-bitmaps", source, target],
+    ]
+  ) {
+    await assertSame(["convert", ...args]);
+  }
+  markInUse(source, 12);
+  await assertSame(["convert", "--bitmaps", "-O", "qcow2", source, target]);
+  await assertSame(["convert", "--bitmaps", "--skip-broken-bitmaps", "-O", "qcow2", source, target]);
+});
+
+/** What a bitmap marks. */
+function bitmapOf(path: string, name: string): unknown {
+  using disk = Qcow2File.open(path);
+  return [...disk.dirtyExtents(name)];
+}
+
+Deno.test("convert -r writes no faster than it may", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source"), folder.path("target")];
+  Deno.writeFileSync(source, new Uint8Array(3 << 20).fill(7));
+  const start = performance.now();
+  assertEquals((await program("convert", "-f", "raw", "-r", "10M", source, target)).code, 0);
+  // Two of the three MiB have been written before the last piece is.
+  assert(performance.now() - start > 190);
+  assertEquals(Deno.readFileSync(target), Deno.readFileSync(source));
+});

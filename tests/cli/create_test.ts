@@ -135,7 +135,7 @@ Deno.test("create says which capability is missing, in one line, and touches not
   const path = folder.path("x");
   for (
     const args of [
-      ["--object", "secret,id=x,data=y"],
+      ["--object", "tls-creds-anon,id=x"],
       ["-o", "encryption=on"],
       ["-o", "encrypt.format=luks"],
     ]

@@ -154,7 +154,7 @@ qemuTest("snapshot leaves an image alone whose refcounts cannot rise", async () 
   const before = contentOf(path);
   const { code, stdout, stderr } = await program("snapshot", "-c", "x", path);
   assertEquals([code, stdout], [1, ""]);
-  assertEquals(stderr.startsWith("qcow2: Could not create snapshot 'x': Refcount 2 of cluster "), true);
+  assertEquals(stderr, "qcow2: Could not create snapshot 'x': -22 (Invalid argument)\n");
   assertEquals(contentOf(path), before);
 });
 
