@@ -500,8 +500,10 @@ export class GuestIo {
         // A part of a compressed cluster cannot change alone.
         if (length < geometry.clusterSize) this.#zeroBytes(position, Math.min(position + length, diskEnd), explicit);
         else mapping.unlink(mapping.prepareSlice(position), position, length, true);
-      } else if (this.#hasContent(kind, position) || (explicit && isUnallocated(kind))) {
-        // Where nothing is allocated and zeroes are read, an entry would only cost space.
+      } else if (
+        // Where nothing is allocated for a cluster that reads as zeroes, an entry would only cost space.
+        kind === ClusterKind.reserved || this.#hasContent(kind, position) || (explicit && isUnallocated(kind))
+      ) {
         this.#eachSlice(position, length, (at, partLength) => {
           mapping.setZeroFlag(mapping.prepareSlice(at), at, partLength);
         });
