@@ -39,6 +39,13 @@ export interface WriteZeroesOptions {
    * @default {false}
    */
   readonly unmap?: boolean;
+  /**
+   * Whether the image must say itself that the range is zero, also where it reads as zeroes only because there is nothing: so
+   * that it stays zero when the image is given another backing file.
+   *
+   * @default {false}
+   */
+  readonly explicit?: boolean;
 }
 
 /**

@@ -17,6 +17,7 @@ export const COMMAND_NAMES = [
   "inspect",
   "map",
   "measure",
+  "rebase",
   "resize",
   "snapshot",
 ] as const;
@@ -189,6 +190,28 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
     ],
     examples: ["measure -O qcow2 disk.raw", "measure -O qcow2 -o cluster_size=2M --output json --size 1T"],
+  },
+  rebase: {
+    summary: "give an image another backing file",
+    usage: "rebase -b BACKING_FILE [-F FORMAT] [-f FORMAT] [-p] [-q] [-u] [-U] FILE",
+    description: "Makes BACKING_FILE the backing file of FILE, whose disk keeps its content: what the old backing\n" +
+      "file has and the new one has not is copied into FILE first. Whatever ends that early leaves FILE\n" +
+      "with the backing file and the content that it had.",
+    options: [
+      ["-b BACKING_FILE", "the new backing file, relative to FILE; '' for none"],
+      ["-F FORMAT", "format of the new backing file, raw or qcow2"],
+      FORMAT,
+      ["-u", "change nothing but the name: old and new backing file hold the same"],
+      ["-p", "show progress"],
+      QUIET,
+      ["-U, --force-share", "take no lock on the new backing file"],
+      ["-t, -T", "accepted as qemu-img does, without effect"],
+    ],
+    examples: [
+      "rebase -b newer.qcow2 -F qcow2 disk.qcow2",
+      "rebase -b '' disk.qcow2",
+      "rebase -u -b moved.qcow2 -F qcow2 disk.qcow2",
+    ],
   },
   amend: {
     summary: "change what an image was created with",

@@ -24,6 +24,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   inspect: async () => (await import("./inspect.ts")).inspect,
   map: async () => (await import("./map.ts")).map,
   measure: async () => (await import("./measure.ts")).measure,
+  rebase: async () => (await import("./rebase.ts")).rebase,
   resize: async () => (await import("./resize.ts")).resize,
   snapshot: async () => (await import("./snapshot.ts")).snapshot,
   help: () => Promise.resolve(help),

@@ -340,10 +340,10 @@ export function hasLazyRefcounts(header: Header): boolean {
  *
  * @param header A header.
  * @param type The extension's type.
- * @returns The text, or `undefined` where there is no such extension.
+ * @returns The text, of several the last one's, or `undefined` where there is no such extension.
  */
 export function extensionText(header: Header, type: number): string | undefined {
-  const extension = header.extensions.find((candidate) => candidate.type === type);
+  const extension = header.extensions.findLast((candidate) => candidate.type === type);
   return extension === undefined ? undefined : new TextDecoder().decode(extension.data);
 }
 

@@ -50,7 +50,10 @@ export interface EncryptionPointer {
 }
 
 const EXTENSION_HEAD_LENGTH = 8;
-const KNOWN_TYPES: ReadonlySet<number> = new Set(Object.values(EXTENSION));
+/** The types that may be there once only. QEMU takes of several formats of the backing file the last one, and so do we. */
+const UNIQUE_TYPES: ReadonlySet<number> = new Set(
+  Object.values(EXTENSION).filter((type) => type !== EXTENSION.backingFormat),
+);
 
 /**
  * Decodes the list of extensions.
@@ -59,7 +62,8 @@ const KNOWN_TYPES: ReadonlySet<number> = new Set(Object.values(EXTENSION));
  * with the first cluster.
  * @param areaOffset Offset of the area in the file, for error messages.
  * @returns The extensions in their order, without the end mark.
- * @throws {Qcow2Error} With code `invalid-header` where an extension runs past the area or a known type comes twice.
+ * @throws {Qcow2Error} With code `invalid-header` where an extension runs past the area or a known type comes twice, unless it is
+ * the format of the backing file.
  */
 export function decodeHeaderExtensions(bytes: Uint8Array, areaOffset: number): HeaderExtension[] {
   const view = viewOf(bytes);
@@ -78,7 +82,7 @@ export function decodeHeaderExtensions(bytes: Uint8Array, areaOffset: number): H
         { offset: areaOffset + position, found: length, expected: `at most ${bytes.length - start}` },
       );
     }
-    if (KNOWN_TYPES.has(type) && seen.has(type)) {
+    if (UNIQUE_TYPES.has(type) && seen.has(type)) {
       throw new Qcow2Error("invalid-header", `Header extension ${hex(type)} is there twice, expected once`, {
         offset: areaOffset + position,
         found: 2,

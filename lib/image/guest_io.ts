@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent, ExtentKind } from "../disk.ts";
+import type { Disk, Extent, ExtentKind, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
@@ -142,26 +142,26 @@ export class GuestIo {
    *
    * @param offset Guest offset in bytes.
    * @param length Length in bytes.
-   * @param unmap Whether host clusters may be given back.
+   * @param options Whether host clusters may be given back, and whether entries must say so where nothing else stands beneath.
    */
-  writeZeroes(offset: number, length: number, unmap: boolean): void {
+  writeZeroes(offset: number, length: number, { unmap = false, explicit = false }: WriteZeroesOptions): void {
     const { subclusterSize, clusterSize } = this.#metadata.geometry;
     const end = offset + length;
     const [first, last] = this.#wholeUnits(offset, end, subclusterSize);
     if (first >= last) {
-      this.#zeroBytes(offset, end);
+      this.#zeroBytes(offset, end, explicit);
       return;
     }
-    this.#zeroBytes(offset, first);
+    this.#zeroBytes(offset, first, explicit);
     const [firstCluster, lastCluster] = this.#wholeUnits(first, last, clusterSize);
     if (firstCluster >= lastCluster) {
-      this.#zeroStates(first, last);
+      this.#zeroStates(first, last, explicit);
     } else {
-      this.#zeroStates(first, firstCluster);
-      this.#zeroClusters(firstCluster, lastCluster, unmap);
-      this.#zeroStates(lastCluster, last);
+      this.#zeroStates(first, firstCluster, explicit);
+      this.#zeroClusters(firstCluster, lastCluster, unmap, explicit);
+      this.#zeroStates(lastCluster, last, explicit);
     }
-    this.#zeroBytes(last, end);
+    this.#zeroBytes(last, end, explicit);
   }
 
   /**
@@ -442,13 +442,15 @@ export class GuestIo {
     }
   }
 
-  /** Writes zeroes into a part of a cluster, unless it reads as zeroes anyway. */
-  #zeroBytes(offset: number, end: number): void {
+  /** Writes zeroes into a part of a cluster, unless it reads as zeroes anyway and needs no entry that says so. */
+  #zeroBytes(offset: number, end: number, explicit = false): void {
     const run = new MappedRun();
     for (let position = offset; position < end;) {
       this.#metadata.mapping.find(position, Math.min(end - position, ZEROES_LENGTH), run);
       const { length } = run;
-      if (this.#hasContent(run.kind, position)) this.write(position, zeroes.subarray(0, length));
+      if (this.#hasContent(run.kind, position) || (explicit && isUnallocated(run.kind))) {
+        this.write(position, zeroes.subarray(0, length));
+      }
       position += length;
     }
   }
@@ -458,22 +460,23 @@ export class GuestIo {
     const { subclusterSize, clusterSize } = this.#metadata.geometry;
     const first = Math.min(end, subclusterSize < clusterSize ? alignUp(offset, subclusterSize) : end);
     this.#zeroBytes(offset, first);
-    if (first < end) this.#zeroStates(first, alignUp(end, subclusterSize), end);
+    if (first < end) this.#zeroStates(first, alignUp(end, subclusterSize), false, end);
   }
 
   /** Makes whole clusters read as zeroes. */
-  #zeroClusters(first: number, last: number, unmap: boolean): void {
+  #zeroClusters(first: number, last: number, unmap: boolean, explicit: boolean): void {
     const { header, mapping, geometry } = this.#metadata;
     if (!unmap && geometry.subclusterSize < geometry.clusterSize) {
-      this.#zeroStates(first, last);
+      this.#zeroStates(first, last, explicit);
       return;
     }
     this.#clearDataFile(first, last, unmap);
     this.#eachClusterRun(first, last, (kind, position, length, copied) => {
-      if (kind === ClusterKind.zero || (kind === ClusterKind.unallocated && !this.#hasContent(kind, position))) return;
+      const isNeedless = kind === ClusterKind.unallocated && !explicit && !this.#hasContent(kind, position);
+      if (kind === ClusterKind.zero || isNeedless) return;
       if (kind === ClusterKind.zeroAllocated && !unmap) return;
-      if (header.version === 2 && (!unmap || this.#backing !== undefined)) {
-        this.#zeroBytes(position, Math.min(position + length, this.#metadata.diskSize));
+      if (header.version === 2 && (!unmap || explicit || this.#backing !== undefined)) {
+        this.#zeroBytes(position, Math.min(position + length, this.#metadata.diskSize), explicit);
         return;
       }
       this.#eachSlice(position, length, (at, partLength) => {
@@ -485,7 +488,7 @@ export class GuestIo {
   }
 
   /** Makes whole subclusters read as zeroes, the last of which the disk may cut short at its end; host clusters are kept. */
-  #zeroStates(first: number, last: number, diskEnd = this.#metadata.diskSize): void {
+  #zeroStates(first: number, last: number, explicit: boolean, diskEnd = this.#metadata.diskSize): void {
     const { mapping, geometry } = this.#metadata;
     if (first >= last) return;
     this.#clearDataFile(first, last, false);
@@ -495,10 +498,12 @@ export class GuestIo {
       const { kind, length } = run;
       if (kind === ClusterKind.compressed) {
         // A part of a compressed cluster cannot change alone.
-        if (length < geometry.clusterSize) this.#zeroBytes(position, Math.min(position + length, diskEnd));
+        if (length < geometry.clusterSize) this.#zeroBytes(position, Math.min(position + length, diskEnd), explicit);
         else mapping.unlink(mapping.prepareSlice(position), position, length, true);
-      } else if (this.#hasContent(kind, position)) {
-        // Where nothing is allocated and zeroes are read, an entry would only cost space.
+      } else if (
+        // Where nothing is allocated for a cluster that reads as zeroes, an entry would only cost space.
+        kind === ClusterKind.reserved || this.#hasContent(kind, position) || (explicit && isUnallocated(kind))
+      ) {
         this.#eachSlice(position, length, (at, partLength) => {
           mapping.setZeroFlag(mapping.prepareSlice(at), at, partLength);
         });

@@ -468,7 +468,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#assertWritable();
     checkRange(offset, length, this.size);
     this.#bitmaps.record(offset, length);
-    this.#io.writeZeroes(offset, length, options.unmap ?? false);
+    this.#io.writeZeroes(offset, length, options);
   }
 
   /**

@@ -10,7 +10,7 @@ import { hasExtendedL2 } from "../format/header.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 
 /** What is known of a stretch of a disk without reading it. */
-export interface BlockStatus {
+export interface BlockStatus extends Pick<Extent, "kind" | "depth"> {
   /** Where it begins on the disk, in bytes. */
   readonly offset: number;
   /** How long it is, in bytes. */
@@ -45,12 +45,18 @@ const MAX_PIECE_LENGTH = 2 ** 31 - 1;
  * be asked, and with each compressed cluster. So what goes by pieces, such as progress, goes as it does in QEMU.
  *
  * @param disk The disk.
+ * @param start Where to begin, in bytes of the disk.
+ * @param length How far, in bytes.
  * @returns The pieces in order, without gaps.
  * @throws {Qcow2Error} Whatever `extents` throws.
  */
-export function* blockStatus(disk: Disk): Generator<BlockStatus, void, undefined> {
+export function* blockStatus(
+  disk: Disk,
+  start = 0,
+  length: number = disk.size - start,
+): Generator<BlockStatus, void, undefined> {
   const layers = layersOf(disk);
-  for (const extent of disk.extents(0, disk.size)) {
+  for (const extent of disk.extents(start, length)) {
     const end = extent.offset + extent.length;
     const asked = layers.slice(0, extent.depth + 1);
     for (let offset = extent.offset; offset < end;) {
@@ -101,6 +107,8 @@ function statusOf(layers: readonly Layer[], extent: Extent, offset: number, end:
   return {
     offset,
     length: end - offset,
+    kind,
+    depth,
     zero: kind === "zero" || isUnknown,
     // Where an image is longer than the one beneath, that one says by its end that there are zeroes.
     allocated: !isUnknown || !isLowest,

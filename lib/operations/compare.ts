@@ -126,14 +126,14 @@ class Side {
     this.#disk = disk;
     this.#name = name;
     this.#pieces = blockStatus(disk)[Symbol.iterator]();
-    this.#current = { offset: 0, length: 0, zero: true, allocated: false, placed: false, last: false };
+    this.#current = nothing(0, 0);
   }
 
   /** The piece that an offset lies in. Behind its end a disk counts as zeroes. */
   statusAt(offset: number): BlockStatus {
     while (offset >= endOf(this.#current)) {
       if (endOf(this.#current) >= this.#disk.size) {
-        return { offset, length: Infinity, zero: true, allocated: false, placed: false, last: false };
+        return nothing(offset, Infinity);
       }
       const next = onDisk(this.#name, "list", offset, () => this.#pieces.next());
       if (next.done !== true) this.#current = next.value;
@@ -147,4 +147,9 @@ class Side {
     onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, bytes));
     return bytes;
   }
+}
+
+/** A piece that nobody says anything of. */
+function nothing(offset: number, length: number): BlockStatus {
+  return { offset, length, kind: "unallocated", depth: 0, zero: true, allocated: false, placed: false, last: false };
 }

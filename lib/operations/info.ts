@@ -7,7 +7,7 @@
 import { Qcow2Error } from "../errors.ts";
 import { type BitmapEntry, decodeBitmapDirectory } from "../format/bitmap_directory.ts";
 import { AUTOCLEAR, COMPATIBLE, INCOMPATIBLE } from "../format/feature_bits.ts";
-import { type CompressionType, hasDataFile, type Header } from "../format/header.ts";
+import { type CompressionType, extensionText, hasDataFile, type Header } from "../format/header.ts";
 import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../format/header_extensions.ts";
 import { MAX_BITMAP_COUNT, MAX_BITMAP_DIRECTORY_LENGTH } from "../format/limits.ts";
 import type { Snapshot } from "../format/snapshot_table.ts";
@@ -140,8 +140,8 @@ export function imageInfo(source: FileSource, options: ImageInfoOptions = {}): I
 
 function qcow2Info(file: BlockFile, header: Header, onDamage: ImageInfoOptions["onDamage"]): Qcow2Info {
   const { incompatibleFeatures, backingFile } = header;
-  const backingFormat = textExtension(header, EXTENSION.backingFormat);
-  const dataFile = hasDataFile(header) ? textExtension(header, EXTENSION.dataFile) : undefined;
+  const backingFormat = extensionText(header, EXTENSION.backingFormat);
+  const dataFile = hasDataFile(header) ? extensionText(header, EXTENSION.dataFile) : undefined;
   const encryption = encryptionInfo(file, header);
   return {
     version: header.version,
@@ -170,11 +170,6 @@ function listUnlessDamaged<T>(read: () => readonly T[], onDamage: ImageInfoOptio
     onDamage(error);
     return [];
   }
-}
-
-function textExtension(header: Header, type: number): string | undefined {
-  const extension = header.extensions.find((candidate) => candidate.type === type);
-  return extension === undefined ? undefined : new TextDecoder().decode(extension.data);
 }
 
 function encryptionInfo(file: BlockFile, header: Header): EncryptionInfo | undefined {

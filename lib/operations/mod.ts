@@ -1,5 +1,5 @@
 /**
- * Jobs over whole images: convert, compare, check, measure, info, map and inspect.
+ * Jobs over whole images: convert, compare, rebase, check, measure, info, map and inspect.
  *
  * ```ts
  * import { convert } from "@disk/qcow2/operations";
@@ -16,5 +16,6 @@ export * from "./info.ts";
 export * from "./inspect.ts";
 export * from "./map.ts";
 export * from "./measure.ts";
+export * from "./rebase.ts";
 export * from "./salvage.ts";
 export * from "./untrusted.ts";

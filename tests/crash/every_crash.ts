@@ -9,14 +9,24 @@ import { ScratchFile } from "./flat_file.ts";
 import { Recorder, type RecorderMutations } from "./recorder.ts";
 import { buildState, crashStates, describeState } from "./states.ts";
 
-/** Does something to an image, and judges every state that a power cut in between could leave. */
-export function everyCrash(
+/** Looks at the states of a crash while something is done to an image, and says what is wrong. */
+export type Judge = (state: ScratchFile, what: string) => void;
+
+/** An image whose crashes are explored at every sync. */
+export interface Exploration {
+  /** What to do something to. */
+  readonly recorder: Recorder;
+  /** Explores what came after the last sync, and tells how many states there were. */
+  finish(): number;
+}
+
+/** Begins to judge every state that a power cut could leave of what is done to an image. */
+export function exploring(
   image: Uint8Array,
   random: Random,
-  act: (file: Recorder) => void,
-  judge: (state: ScratchFile, what: string) => void,
+  judge: Judge,
   mutations: RecorderMutations = {},
-): number {
+): Exploration {
   const recorder = new Recorder(image);
   Object.assign(recorder.mutations, mutations);
   const scratch = new ScratchFile(recorder.durable);
@@ -35,9 +45,24 @@ export function everyCrash(
   };
   recorder.onSync = explore;
   recorder.onCommit = (start, end) => scratch.touch(start, end);
+  const finish = () => {
+    explore();
+    return states;
+  };
+  return { recorder, finish };
+}
+
+/** Does something to an image, and judges every state that a power cut in between could leave. */
+export function everyCrash(
+  image: Uint8Array,
+  random: Random,
+  act: (file: Recorder) => void,
+  judge: Judge,
+  mutations: RecorderMutations = {},
+): number {
+  const { recorder, finish } = exploring(image, random, judge, mutations);
   act(recorder);
-  explore();
-  return states;
+  return finish();
 }
 
 /** Two files that belong together, such as an image and its data file. */

@@ -101,7 +101,7 @@ class OpenSubject implements Subject {
   }
 
   writeZeroesAt(offset: number, length: number, options: { readonly unmap: boolean }): void {
-    this.#io.writeZeroes(offset, length, options.unmap);
+    this.#io.writeZeroes(offset, length, options);
   }
 
   discardAt(offset: number, length: number): void {

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { checkImage, type LayoutOptions, Qcow2Error, Qcow2File } from "../../mod.ts";
-import { EXTENSION } from "../../lib/format/mod.ts";
+import { checkImage, type LayoutOptions, Qcow2Error, Qcow2File, RawFile } from "../../mod.ts";
+import { encodeHeaderExtensions, EXTENSION } from "../../lib/format/mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import {
   assertCode,
@@ -171,7 +171,7 @@ Deno.test("Qcow2File.open() refuses a header extension that runs into the name o
 
 Deno.test("Qcow2File.open() refuses a header extension of a known type that is there twice", () => {
   for (const type of Object.values(EXTENSION)) {
-    if (type === EXTENSION.end) continue;
+    if (type === EXTENSION.end || type === EXTENSION.backingFormat) continue;
     const file = damaged((image) => {
       setUint32(image, 112, type);
       setUint32(image, 116, 0);
@@ -181,6 +181,27 @@ Deno.test("Qcow2File.open() refuses a header extension of a known type that is t
     });
     assertCode("invalid-header", () => Qcow2File.open(file));
   }
+});
+
+Deno.test("Qcow2File.open() takes of two formats of the backing file the last one, as QEMU does", () => {
+  const file = damaged((image) => {
+    const bytes = encodeHeaderExtensions(["qcow2", "raw"].map((format) => {
+      return { type: EXTENSION.backingFormat, data: new TextEncoder().encode(format) };
+    }));
+    image.writeAt(112, bytes);
+    image.writeAt(112 + bytes.length, new TextEncoder().encode("base"));
+    setUint64(image, 8, BigInt(112 + bytes.length));
+    setUint32(image, 16, 4);
+  });
+  using disk = Qcow2File.open(file, {
+    write: true,
+    backing: ({ format }) => {
+      assertEquals(format, "raw");
+      return RawFile.open(new MemoryBlockFile());
+    },
+  });
+  disk.changeBackingFile("other", "qcow2");
+  assertEquals(disk.header.extensions.filter(({ type }) => type === EXTENSION.backingFormat).length, 1);
 });
 
 Deno.test("Qcow2File.open() keeps two header extensions of an unknown type", () => {
