@@ -12,8 +12,8 @@ import type { Random } from "./random.ts";
 
 /** Somebody else who changes the image while it is not open here. */
 export interface OtherHand {
-  /** Resizes the disk. */
-  readonly resize: (from: number, to: number, preallocation: Preallocation) => void;
+  /** Resizes the disk, without preallocation. */
+  readonly resize: (from: number, to: number) => void;
   /** Writes one value all over a range of the disk. */
   readonly write: (offset: number, length: number, value: number) => void;
 }
@@ -150,14 +150,14 @@ export class ResizeModel {
   #letOther(): void {
     const { other, random, open } = this.#options;
     if (other === undefined) return;
-    const { size, preallocation } = this.#newSize();
+    const { size } = this.#newSize();
     const old = this.content.length;
     this.#compare();
     this.#disk.close();
     // What QEMU left behind an end that cuts a cluster, it shows when the disk grows.
     if (random.oneIn(2) && (size < old || old % this.#disk.allocationSize === 0)) {
-      this.#log.push(`the other resizes ${old} to ${size} ${preallocation}`);
-      other.resize(old, size, preallocation);
+      this.#log.push(`the other resizes ${old} to ${size}`);
+      other.resize(old, size);
       this.#setSize(size);
     } else {
       const { offset, length } = this.#range();
