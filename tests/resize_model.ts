@@ -6,9 +6,17 @@
 
 import { assertEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
-import type { CheckResult, Qcow2File } from "../mod.ts";
+import type { CheckResult, Preallocation, Qcow2File } from "../mod.ts";
 import { readBytes } from "./images.ts";
 import type { Random } from "./random.ts";
+
+/** Somebody else who changes the image while it is not open here. */
+export interface OtherHand {
+  /** Resizes the disk, without preallocation. */
+  readonly resize: (from: number, to: number) => void;
+  /** Writes one value all over a range of the disk. */
+  readonly write: (offset: number, length: number, value: number) => void;
+}
 
 /** What the disk must hold, and what its snapshots and bitmaps must say. */
 export interface ResizeModelOptions {
@@ -22,6 +30,8 @@ export interface ResizeModelOptions {
   readonly open: () => Qcow2File;
   /** Called with what the disk holds while nobody has the image open. */
   readonly examine?: (model: ResizeModel) => void;
+  /** Who else changes the image. */
+  readonly other?: OtherHand;
   /** What the backing file holds. */
   readonly backing?: Uint8Array;
   /** Whether snapshots are taken. */
@@ -64,8 +74,8 @@ export class ResizeModel {
     this.#disk = options.open();
   }
 
-  /** The names of all bitmaps, and how many bytes of the disk each marks. */
-  get bitmaps(): ReadonlyMap<string, { readonly granularity: number; readonly bits: ReadonlySet<number> }> {
+  /** The bitmaps in their order. */
+  get bitmaps(): ReadonlyMap<string, Readonly<BitmapModel>> {
     return this.#bitmaps;
   }
 
@@ -107,22 +117,58 @@ export class ResizeModel {
         return bitmaps ? this.#bitmap() : undefined;
       case 13:
         return compressed ? this.#writeCompressed() : undefined;
+      case 14:
+      case 15:
+        return this.#letOther();
       default:
         return this.#write();
     }
   }
 
-  #resize(): void {
+  /** A random size near or far, and what is preallocated on the way. */
+  #newSize(): { size: number; preallocation: Preallocation } {
     const { random, maxSize } = this.#options;
     const cluster = this.#disk.allocationSize;
     const unit = random.pick([512, 512, cluster, cluster, 4 * cluster]);
     const old = this.content.length;
-    const near = random.oneIn(3) ? Math.max(0, old + random.pick([-1, 1]) * random.below(3 * cluster)) : undefined;
+    const near = random.oneIn(3) ? Math.max(512, old + random.pick([-1, 1]) * random.below(3 * cluster)) : undefined;
     const size = Math.min(maxSize, Math.ceil((near ?? random.between(512, maxSize)) / unit) * unit);
-    const preallocation = size > old ? random.pick(["off", "off", "metadata", "falloc", "full"] as const) : "off";
+    return {
+      size,
+      preallocation: size > old ? random.pick(["off", "off", "metadata", "falloc", "full"] as const) : "off",
+    };
+  }
+
+  #resize(): void {
+    const { size, preallocation } = this.#newSize();
+    const old = this.content.length;
     this.#log.push(`resize ${old} to ${size} ${preallocation}`);
     this.#disk.resize(size, { shrink: true, preallocation });
     this.#setSize(size);
+  }
+
+  #letOther(): void {
+    const { other, random, open } = this.#options;
+    if (other === undefined) return;
+    const { size } = this.#newSize();
+    const old = this.content.length;
+    this.#compare();
+    this.#disk.close();
+    // What QEMU left behind an end that cuts a cluster, it shows when the disk grows.
+    if (random.oneIn(2) && (size < old || old % this.#disk.allocationSize === 0)) {
+      this.#log.push(`the other resizes ${old} to ${size}`);
+      other.resize(old, size);
+      this.#setSize(size);
+    } else {
+      const { offset, length } = this.#range();
+      const value = random.between(1, 255);
+      this.#log.push(`the other writes ${length} at ${offset}`);
+      if (length > 0) other.write(offset, length, value);
+      this.content.fill(value, offset, offset + length);
+      this.#mark(offset, length);
+    }
+    this.#disk = open();
+    this.#compare();
   }
 
   #setSize(size: number): void {

@@ -1,19 +1,38 @@
 import { assert, assertEquals } from "@std/assert";
-import { checkImage, Qcow2Error, Qcow2File } from "../../mod.ts";
-import { copyOf, emptyImage, filled, KIB, MIB, readBytes, RecordingFile } from "../images.ts";
+import { checkImage, type CreateOptions, Qcow2Error, Qcow2File } from "../../mod.ts";
+import { MemoryBlockFile } from "../../lib/storage/mod.ts";
+import { copyOf, filled, KIB, MIB, readBytes, RecordingFile } from "../images.ts";
 
-/** Lets a host be full at each write in turn, and asserts that the image is sound with all of its content whatever failed. */
-function failEachWrite(from: number, act: (disk: Qcow2File) => void): void {
+/** What the image is like that {@linkcode failEachWrite} makes. */
+interface Made {
+  readonly options?: Partial<CreateOptions>;
+  /** Whether a bitmap watches. */
+  readonly bitmap?: boolean;
+}
+
+/**
+ * Lets a host be full at each write in turn, to the image or its data file, and asserts that the image is sound with all of its
+ * content whatever failed.
+ */
+function failEachWrite(
+  from: number,
+  act: (disk: Qcow2File) => void,
+  { options = {}, bitmap = false }: Made = {},
+): void {
   for (let failing = 0;; failing++) {
-    const inner = emptyImage({ size: from, clusterSize: 512, refcountBits: 64 });
+    const inner = new MemoryBlockFile();
+    const innerData = new MemoryBlockFile();
     const file = new RecordingFile(inner);
-    const disk = Qcow2File.open(file, { write: true });
+    const data = new RecordingFile(innerData);
+    const created = { size: from, clusterSize: 512, refcountBits: 64, openDataFile: () => data, ...options };
+    const disk = Qcow2File.create(file, created);
+    if (bitmap) disk.addBitmap("watched", { granularity: 512 });
     const content = filled(50 * KIB, 3);
     disk.writeAt(0, content);
     disk.flush();
     let writes = 0;
-    file.onCall = ({ call }) => {
-      if (call !== "write" && call !== "truncate") return;
+    file.onCall = data.onCall = ({ call }) => {
+      if (call !== "write" && call !== "truncate" && call !== "preallocate") return;
       if (writes++ === failing) throw new Qcow2Error("no-space", "No space left on device");
     };
     let failed = false;
@@ -23,17 +42,28 @@ function failEachWrite(from: number, act: (disk: Qcow2File) => void): void {
       failed = true;
       assert(error instanceof Qcow2Error && error.code === "no-space", String(error));
     }
-    file.onCall = undefined;
+    file.onCall = data.onCall = undefined;
     assertEquals(disk.check().corruptions, 0, `Write ${failing}`);
     assertEquals(readBytes(disk, 0, content.length), content);
     // The disk goes on being used, and what failed succeeds now.
     act(disk);
-    disk.writeAt(disk.size - 512, filled(512, 4));
+    const end = disk.size;
+    disk.writeAt(end - 512, filled(512, 4));
     disk.close();
     assertEquals(checkImage(copyOf(inner)).corruptions, 0, `Write ${failing}`);
-    using reopened = Qcow2File.open(copyOf(inner));
+    using reopened = Qcow2File.open(copyOf(inner), { dataFile: () => copyOf(innerData) });
     assertEquals(readBytes(reopened, 0, content.length), content);
-    if (!failed) return;
+    assertEquals(readBytes(reopened, end - 1024, 1024), new Uint8Array(1024).fill(4, 512));
+    for (const { inconsistent } of reopened.bitmaps) {
+      // Where the header had told the new size already, nobody trusts the bitmaps any more.
+      if (inconsistent) continue;
+      const written = [{ offset: 0, length: content.length }, { offset: end - 512, length: 512 }];
+      assertEquals([...reopened.dirtyExtents("watched")], written, `Write ${failing}`);
+    }
+    if (!failed) {
+      if (bitmap) assertEquals(reopened.bitmaps.map(({ inconsistent }) => inconsistent), [false]);
+      return;
+    }
     assert(failing < 5000);
   }
 }
@@ -48,6 +78,31 @@ Deno.test("resize() on a host that is full leaves a sound image when it prealloc
 
 Deno.test("resize() on a host that is full leaves a sound image when it shrinks", () => {
   failEachWrite(300 * KIB, (disk) => disk.resize(60 * KIB, { shrink: true }));
+});
+
+Deno.test("resize() on a host that is full leaves a sound image when bitmaps change with it", () => {
+  failEachWrite(300 * KIB, (disk) => disk.resize(4 * MIB), { bitmap: true });
+  failEachWrite(4 * MIB, (disk) => disk.resize(100 * KIB, { shrink: true }), { bitmap: true });
+});
+
+Deno.test("resize() on a host that is full leaves a sound image with subclusters", () => {
+  const options = { clusterSize: 16 * KIB, extendedL2: true };
+  for (const preallocation of ["off", "metadata", "full"] as const) {
+    const grow = (disk: Qcow2File) => disk.resize(300 * KIB, disk.size < 300 * KIB ? { preallocation } : {});
+    failEachWrite(100 * KIB + 512, grow, { options });
+  }
+  failEachWrite(300 * KIB, (disk) => disk.resize(60 * KIB, { shrink: true }), { options });
+});
+
+Deno.test("resize() on a host that is full leaves a sound image with a data file", () => {
+  for (const dataFileRaw of [false, true]) {
+    const options = { clusterSize: 4 * KIB, dataFile: "data", dataFileRaw };
+    for (const preallocation of ["off", "falloc", "full"] as const) {
+      const grow = (disk: Qcow2File) => disk.resize(2 * MIB, disk.size < 2 * MIB ? { preallocation } : {});
+      failEachWrite(100 * KIB + 512, grow, { options, bitmap: true });
+    }
+    failEachWrite(300 * KIB, (disk) => disk.resize(60 * KIB, { shrink: true }), { options });
+  }
 });
 
 Deno.test("amend() on a host that is full leaves a sound image", () => {
