@@ -20,7 +20,7 @@ import { describeImageOptions, ImageOptions, parseOptionList } from "./image_opt
 import { Interruption } from "./interruption.ts";
 import { createImage, openNewBacking, refuseUnsupportedOptions } from "./new_image.ts";
 import { ObservedDisk } from "./observed_disk.ts";
-import { ReadProgress, wantsProgress } from "./progress.ts";
+import { type ProgressDisplay, showProgress, wantsProgress } from "./progress.ts";
 import { openSnapshot, openSnapshotImage } from "./snapshot_source.ts";
 
 /**
@@ -178,8 +178,9 @@ async function copy(
   const when = { wanted: request.progress, quiet: request.quiet };
   const { console } = context;
   const total = wantsProgress(console, when) ? bytesToRead(source, sparseSize === 0) : 0;
-  const progress = new ReadProgress(console, total, when);
-  const observed = new ObservedDisk(source, (offset, length) => progress.note(offset, length));
+  const progress: ProgressDisplay = showProgress(console, total, when);
+  let done = 0;
+  const observed = new ObservedDisk(source, (length) => progress.update(done += length));
   let completed = false;
   try {
     await convertDisk(observed, new ObservedDisk(target), {

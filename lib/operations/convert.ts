@@ -8,7 +8,7 @@ import type { Disk, Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
-import { isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
+import { CHUNK_SIZE, isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
 /** How far an operation has come. */
@@ -74,11 +74,6 @@ export interface ConvertResult {
   readonly zeroBytes: number;
 }
 
-/**
- * How much is read at once, in bytes: host calls of this size cost nearly nothing beside the copying itself, and what was read is
- * still in the processor's cache when it is written.
- */
-const CHUNK_SIZE = 512 * 1024;
 /** How many chunks are under way at once: while one is written, the next is read. */
 const CHUNKS_AHEAD = 2;
 const DEFAULT_SPARSE_SIZE = 4096;

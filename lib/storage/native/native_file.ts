@@ -78,10 +78,9 @@ export class NativeFile {
    * @throws {Qcow2Error} With code `closed` where the file was closed meanwhile.
    */
   *dataExtents(offset: number, end: number): Generator<DataExtent, void, undefined> {
+    // Where the file system can tell nothing, it says so when it is asked for holes, and may say anything of data.
+    let hole = this.#seekHole(offset);
     while (offset < end) {
-      // The number of a closed descriptor may be another file's by now.
-      if (this.#descriptor < 0) throw closedError(this.#path);
-      const hole = this.#host.seekHole(this.#descriptor, offset);
       if (hole < offset) {
         yield { offset, length: end - offset };
         return;
@@ -90,17 +89,25 @@ export class NativeFile {
         const dataEnd = Math.min(hole, end);
         yield { offset, length: dataEnd - offset };
         offset = dataEnd;
-        continue;
+        if (offset === end) return;
       }
+      // The number of a closed descriptor may be another file's by now.
+      if (this.#descriptor < 0) throw closedError(this.#path);
       const data = this.#host.seekData(this.#descriptor, offset);
-      if (data < offset) return;
-      if (data === offset) {
-        // Somebody is filling the hole; what comes behind is safe to call data and may be changing as well.
+      if (data < offset || data >= end) return;
+      hole = this.#seekHole(data);
+      offset = data;
+      if (hole === data) {
+        // Somebody is punching holes; what comes behind is safe to call data and may be changing as well.
         yield { offset, length: end - offset };
         return;
       }
-      offset = data;
     }
+  }
+
+  #seekHole(offset: number): number {
+    if (this.#descriptor < 0) throw closedError(this.#path);
+    return this.#host.seekHole(this.#descriptor, offset);
   }
 
   /**
