@@ -45,8 +45,8 @@ export interface FsBlockFileFromOptions {
  */
 const UNKNOWN_POSITION = NaN;
 /**
- * How much is written at once, in bytes. Larger writes make the host look for memory in larger pieces, which takes longer than
- * copying the bytes.
+ * How much is written at once, in bytes; of a longer write the pieces end at multiples of it. Larger ones make the host look for
+ * memory in larger pieces, which takes longer than copying the bytes.
  */
 const MAX_WRITE_LENGTH = 512 * 1024;
 /** Shorter reads are over before another thread has begun. In bytes. */
@@ -335,7 +335,8 @@ export class FsBlockFile implements BlockFile {
     if (file === undefined || !this.writable) throw this.#refusal();
     try {
       if (offset !== this.#position) seek(file, offset);
-      const count = file.writeSync(data.length > MAX_WRITE_LENGTH ? data.subarray(0, MAX_WRITE_LENGTH) : data);
+      const isLong = data.length > MAX_WRITE_LENGTH;
+      const count = file.writeSync(isLong ? data.subarray(0, MAX_WRITE_LENGTH - offset % MAX_WRITE_LENGTH) : data);
       if (count !== data.length || count === 0) return this.#writeRest(file, offset, data, count);
       const end = offset + count;
       this.#position = end;
