@@ -76,6 +76,8 @@ export interface ConvertResult {
 
 /** How many chunks are under way at once: while one is written, the next is read. */
 const CHUNKS_AHEAD = 2;
+/** Shorter pieces are read on the spot: they are over before another thread has begun. In bytes. */
+const MIN_AHEAD_LENGTH = 512 * 1024;
 const DEFAULT_SPARSE_SIZE = 4096;
 
 /**
@@ -209,8 +211,14 @@ class Copy {
   async run(slice: TimeSlice, onProgress: (done: number) => void): Promise<void> {
     try {
       for (const step of this.#steps()) {
-        if (step.kind === "copy") await this.#copy(step);
-        else if (step.kind === "hole") this.#leaveHole(step.offset, step.length);
+        if (step.kind === "hole") this.#leaveHole(step.offset, step.length);
+        else if (step.kind === "copy") {
+          if (step.length >= MIN_AHEAD_LENGTH) await this.#copyAhead(step);
+          else {
+            if (this.#readings.length > 0) await this.#finish(0);
+            this.#copyNow(step);
+          }
+        }
         if (!slice.isOver()) continue;
         onProgress(this.#readings[0]?.offset ?? step.offset + step.length);
         await slice.next();
@@ -264,10 +272,17 @@ class Copy {
   }
 
   /** Begins to read a stretch. It is written when others have been begun after it. */
-  async #copy({ offset, length }: Step): Promise<void> {
+  async #copyAhead({ offset, length }: Step): Promise<void> {
     await this.#finish(CHUNKS_AHEAD - 1);
     const piece = (this.#buffers.pop() ?? new Uint8Array(this.#chunkSize)).subarray(0, length);
     this.#readings.push({ offset, piece, isOver: readDiskAhead(this.#source, offset, piece) });
+  }
+
+  #copyNow({ offset, length }: Step): void {
+    const buffer = this.#buffers[0] ??= new Uint8Array(this.#chunkSize);
+    const piece = buffer.subarray(0, length);
+    this.#source.readAt(offset, piece);
+    this.#write(offset, piece);
   }
 
   /** Writes what was begun first, until no more than so many are left. */
@@ -275,11 +290,15 @@ class Copy {
     for (let first = this.#readings[0]; first !== undefined && this.#readings.length > left;) {
       await first.isOver;
       this.#readings.shift();
-      if (this.#options.sparseSize === 0) this.#writeData(first.offset, first.piece);
-      else this.#writePiece(first.offset, first.piece);
+      this.#write(first.offset, first.piece);
       this.#buffers.push(new Uint8Array(first.piece.buffer));
       first = this.#readings[0];
     }
+  }
+
+  #write(offset: number, piece: Uint8Array): void {
+    if (this.#options.sparseSize === 0) this.#writeData(offset, piece);
+    else this.#writePiece(offset, piece);
   }
 
   /** Writes what is not zero: stretches that begin and end at multiples of the unit in which the target allocates. */
