@@ -27,7 +27,7 @@ import { describeImageOptions, ImageOptions, parseOptionList } from "./image_opt
 import { Interruption } from "./interruption.ts";
 import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
 import { ObservedDisk } from "./observed_disk.ts";
-import { ReadProgress } from "./progress.ts";
+import { type ProgressDisplay, showProgress } from "./progress.ts";
 import { openSnapshot } from "./snapshot_source.ts";
 
 /**
@@ -286,8 +286,9 @@ async function copy(
   const source = request.salvage ? salvaged(context, request, disk) : new ObservedDisk(disk);
   // Walked to the end before anything is copied: a map that cannot be read is better known now.
   const total = bytesToRead(source, sparseSize === 0);
-  const progress = new ReadProgress(context.console, total, when);
-  const observed = new ObservedDisk(source, (offset, length) => progress.note(offset, length));
+  const progress: ProgressDisplay = showProgress(context.console, total, when);
+  let done = 0;
+  const observed = new ObservedDisk(source, (length) => progress.update(done += length));
   let completed = false;
   try {
     await convertDisk(observed, new ObservedDisk(target), {

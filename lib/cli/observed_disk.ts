@@ -12,15 +12,15 @@ import { CliError, ioError } from "./errors.ts";
 /** A disk with somebody who watches. */
 export class ObservedDisk implements Disk {
   readonly #disk: Disk;
-  readonly #onMoved: (offset: number, length: number) => void;
+  readonly #onMoved: (length: number) => void;
   /** Settled when the last read that was begun is over. */
   #lastRead: Promise<void> = Promise.resolve();
 
   /**
    * @param disk The disk; it is closed with this one.
-   * @param onMoved Called with offset and length in bytes of whatever was read or written.
+   * @param onMoved Called with the length in bytes of whatever was read or written.
    */
-  constructor(disk: Disk, onMoved: (offset: number, length: number) => void = () => {}) {
+  constructor(disk: Disk, onMoved: (length: number) => void = () => {}) {
     this.#disk = disk;
     this.#onMoved = onMoved;
   }
@@ -44,7 +44,7 @@ export class ObservedDisk implements Disk {
    */
   readAt(offset: number, into: Uint8Array): void {
     locating("reading", offset, () => this.#disk.readAt(offset, into));
-    this.#onMoved(offset, into.length);
+    this.#onMoved(into.length);
   }
 
   /**
@@ -68,7 +68,7 @@ export class ObservedDisk implements Disk {
     }
     // Who watches is told of reads in the order in which they were asked for.
     await earlier;
-    this.#onMoved(offset, into.length);
+    this.#onMoved(into.length);
   }
 
   /**
@@ -80,7 +80,7 @@ export class ObservedDisk implements Disk {
    */
   writeAt(offset: number, data: Uint8Array): void {
     locating("writing", offset, () => this.#disk.writeAt(offset, data));
-    this.#onMoved(offset, data.length);
+    this.#onMoved(data.length);
   }
 
   /**
@@ -94,7 +94,7 @@ export class ObservedDisk implements Disk {
     const disk = this.#disk;
     if (!isCompressible(disk)) throw new CliError("Compression not supported for this file format");
     locating("writing", offset, () => disk.writeCompressedAt(offset, data));
-    this.#onMoved(offset, data.length);
+    this.#onMoved(data.length);
   }
 
   /**

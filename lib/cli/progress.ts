@@ -58,56 +58,6 @@ export function showProgress(console: Console, total: number, options: ProgressO
   return new LineProgress(console, total);
 }
 
-/** `qemu-img convert` says how far it is each time that it has read so much, in bytes. */
-const READ_LENGTH = 2 * 1024 * 1024;
-
-/** Shows how much was read, when `qemu-img convert` does: at the end of each stretch of data, and every 2 MiB in it. */
-export class ReadProgress {
-  readonly #display: ProgressDisplay;
-  #done = 0;
-  #shown = 0;
-  /** Where the read that goes on begins. */
-  #next = 0;
-
-  /**
-   * @param console Where to print.
-   * @param total How much there is to read, in bytes.
-   * @param options When to show it.
-   */
-  constructor(console: Console, total: number, options: ProgressOptions) {
-    this.#display = showProgress(console, total, options);
-  }
-
-  /**
-   * Notes that something was read.
-   *
-   * @param offset Where it begins on the disk, in bytes.
-   * @param length How much, in bytes.
-   */
-  note(offset: number, length: number): void {
-    if (offset !== this.#next) this.#show();
-    this.#done += length;
-    this.#next = offset + length;
-    if (this.#next % READ_LENGTH === 0) this.#show();
-  }
-
-  /**
-   * Ends the display.
-   *
-   * @param completed Whether everything was read.
-   */
-  async stop(completed: boolean): Promise<void> {
-    if (completed) this.#show();
-    await this.#display.stop(completed);
-  }
-
-  #show(): void {
-    if (this.#done === this.#shown) return;
-    this.#shown = this.#done;
-    this.#display.update(this.#done);
-  }
-}
-
 /** What is over sooner needs no bar, unless it was asked for. */
 const BAR_DELAY_MILLISECONDS = 1000;
 const BAR_INTERVAL_MILLISECONDS = 200;

@@ -8,20 +8,19 @@ import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { realPath } from "../image/local_name.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
-import { RawFile } from "../image/raw_file.ts";
+import type { RawFile } from "../image/raw_file.ts";
 import { DiskError } from "../operations/disk_error.ts";
 import { rebase as rebaseImage } from "../operations/rebase.ts";
-import { MemoryBlockFile } from "../storage/memory_block_file.ts";
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { openingBacking } from "./backing_chain.ts";
-import { fullBackingName } from "./backing_names.ts";
-import { checkCacheMode, IMAGE_OPTIONS, refuseImageDescriptions } from "./common_options.ts";
+import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { openImage, opening, resolveImage } from "./image_files.ts";
+import { imageRequest, openImage } from "./image_files.ts";
+import { fullBackingName } from "./image_names.ts";
 import { Interruption } from "./interruption.ts";
 import { PercentProgress } from "./progress.ts";
+import { readSecrets } from "./secrets.ts";
 
 const OPTIONS: readonly OptionDefinition[] = [
   ...IMAGE_OPTIONS,
@@ -66,6 +65,7 @@ export async function rebase(context: Context, args: readonly string[]): Promise
   if (!parsed.has("unsafe") && !parsed.has("backing-file")) {
     throw new UsageError("Must specify backing file (-b) or use unsafe mode (-u)");
   }
+  readSecrets(parsed.all("object"));
   const when = { wanted: parsed.has("progress"), quiet: parsed.has("quiet") };
   const progress = new PercentProgress(console, when, PROGRESS_STEP_PERCENT);
   using interruption = new Interruption();
@@ -73,10 +73,9 @@ export async function rebase(context: Context, args: readonly string[]): Promise
     progress.set(0);
     checkCacheMode(parsed.last("cache"), "cache");
     checkCacheMode(parsed.last("source-cache"), "source cache");
-    refuseImageDescriptions(parsed);
-    using image = openRebased(name, parsed);
+    using image = openRebased(context, name, parsed);
     checkBackingFormat(parsed.last("backing-format"));
-    await rebaseOpened(image, parsed, progress, interruption.signal);
+    await rebaseOpened(context, image, parsed, progress, interruption.signal);
     return 0;
   } catch (error) {
     if (interruption.exitCode === undefined) throw error;
@@ -113,21 +112,18 @@ class RebasedImage implements Disposable {
   }
 }
 
-function openRebased(name: string, parsed: Arguments): RebasedImage {
-  const { path, format } = resolveImage(name, parsed.last("format"));
-  const below: string[] = [];
-  const disk = opening(name, path, true, () => {
-    if (format === "raw") return RawFile.open(path, { write: true });
-    const backing = parsed.has("unsafe")
-      // Where the names are believed, the old backing file need not even be there.
-      ? () => RawFile.open(new MemoryBlockFile())
-      : openingBacking(path, true, [], (opened) => below.push(opened));
-    return Qcow2File.open(path, { write: true, dataFile: "allow", backing });
-  });
+function openRebased(context: Context, name: string, parsed: Arguments): RebasedImage {
+  const paths: string[] = [];
+  // Where the names are believed, the old backing file need not even be there.
+  // It is written, so it is locked in any case: -U speaks of the new backing file alone.
+  const request = { ...imageRequest(parsed, name), forceShare: false, write: true, backing: !parsed.has("unsafe") };
+  const disk = openImage(context, request, (path) => paths.push(path));
+  const [path = name, ...below] = paths;
   return new RebasedImage(path, disk, below);
 }
 
 async function rebaseOpened(
+  context: Context,
   image: RebasedImage,
   parsed: Arguments,
   progress: PercentProgress,
@@ -139,7 +135,9 @@ async function rebaseOpened(
   const format = parsed.last("backing-format");
   const isSafe = !parsed.has("unsafe");
   const known = isSafe && name !== undefined ? image.diskOf(fullBackingName(image.path, name)) : undefined;
-  using opened = isSafe && name !== undefined && known === undefined ? openNewBacking(image, name, parsed) : undefined;
+  using opened = isSafe && name !== undefined && known === undefined
+    ? openNewBacking(context, image, name, parsed)
+    : undefined;
   const newDisk = known ?? opened;
   try {
     if (!(disk instanceof Qcow2File)) throw new Qcow2Error("unsupported", "Operation not supported");
@@ -168,10 +166,14 @@ async function rebaseOpened(
 }
 
 /** Opens the new backing file, which the image does not read from yet. */
-function openNewBacking({ path }: RebasedImage, name: string, parsed: Arguments): Disk {
+function openNewBacking(context: Context, { path }: RebasedImage, name: string, parsed: Arguments): Disk {
   const fullName = fullBackingName(path, name);
   try {
-    return openImage(fullName, { format: parsed.last("backing-format"), lock: !parsed.has("force-share") });
+    return openImage(context, {
+      name: fullName,
+      format: parsed.last("backing-format"),
+      forceShare: parsed.has("force-share"),
+    });
   } catch (error) {
     if (!(error instanceof CliError)) throw error;
     const prefix = `Could not open '${fullName}': `;

@@ -9,7 +9,7 @@ import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
 import { RateLimit } from "./rate_limit.ts";
-import { isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
+import { CHUNK_SIZE, isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
 /** How far an operation has come. */
@@ -77,13 +77,10 @@ export interface ConvertResult {
   readonly zeroBytes: number;
 }
 
-/**
- * How much is read at once, in bytes: host calls of this size cost nearly nothing beside the copying itself, and what was read is
- * still in the processor's cache when it is written.
- */
-const CHUNK_SIZE = 512 * 1024;
 /** How many chunks are under way at once: while one is written, the next is read. */
 const CHUNKS_AHEAD = 2;
+/** Shorter pieces are read on the spot: they are over before another thread has begun. In bytes. */
+const MIN_AHEAD_LENGTH = 512 * 1024;
 const DEFAULT_SPARSE_SIZE = 4096;
 
 /**
@@ -141,9 +138,10 @@ export async function convert(source: Disk, target: Disk, options: ConvertOption
     targetIsZero: options.targetIsZero ?? false,
     skipBacking: options.skipBacking ?? false,
     write,
+    slice: new TimeSlice(signal),
+    limit: options.rateLimit === undefined ? undefined : new RateLimit(options.rateLimit),
   });
-  const limit = options.rateLimit === undefined ? undefined : new RateLimit(options.rateLimit);
-  await copy.run(new TimeSlice(signal), limit, (done) => onProgress?.({ done, total: source.size }));
+  await copy.run((done) => onProgress?.({ done, total: source.size }));
   target.flush();
   onProgress?.({ done: source.size, total: source.size });
   return copy.result;
@@ -172,6 +170,9 @@ interface CopyOptions {
   /** Whether the target can only be written in whole units. */
   readonly wholeUnits: boolean;
   readonly write: (offset: number, data: Uint8Array) => void;
+  readonly slice: TimeSlice;
+  /** How fast it may write, where that matters. */
+  readonly limit: RateLimit | undefined;
 }
 
 /** A stretch of the source, and what becomes of it. */
@@ -215,12 +216,19 @@ class Copy {
   }
 
   /** Copies everything, and tells now and then how far the disk is copied. */
-  async run(slice: TimeSlice, limit: RateLimit | undefined, onProgress: (done: number) => void): Promise<void> {
+  async run(onProgress: (done: number) => void): Promise<void> {
+    const { slice } = this.#options;
     try {
       for (const step of this.#steps()) {
-        if (step.kind === "copy") await this.#copy(step);
-        else if (step.kind === "hole") this.#leaveHole(step.offset, step.length);
-        while (limit !== undefined && await limit.wait(this.#dataBytes)) await slice.next();
+        if (step.kind === "hole") this.#leaveHole(step.offset, step.length);
+        else if (step.kind === "copy") {
+          if (step.length >= MIN_AHEAD_LENGTH) await this.#copyAhead(step);
+          else {
+            if (this.#readings.length > 0) await this.#finish(0);
+            this.#copyNow(step);
+            await this.#pace();
+          }
+        }
         if (!slice.isOver()) continue;
         onProgress(this.#readings[0]?.offset ?? step.offset + step.length);
         await slice.next();
@@ -274,10 +282,17 @@ class Copy {
   }
 
   /** Begins to read a stretch. It is written when others have been begun after it. */
-  async #copy({ offset, length }: Step): Promise<void> {
+  async #copyAhead({ offset, length }: Step): Promise<void> {
     await this.#finish(CHUNKS_AHEAD - 1);
     const piece = (this.#buffers.pop() ?? new Uint8Array(this.#chunkSize)).subarray(0, length);
     this.#readings.push({ offset, piece, isOver: readDiskAhead(this.#source, offset, piece) });
+  }
+
+  #copyNow({ offset, length }: Step): void {
+    const buffer = this.#buffers[0] ??= new Uint8Array(this.#chunkSize);
+    const piece = buffer.subarray(0, length);
+    this.#source.readAt(offset, piece);
+    this.#write(offset, piece);
   }
 
   /** Writes what was begun first, until no more than so many are left. */
@@ -285,11 +300,21 @@ class Copy {
     for (let first = this.#readings[0]; first !== undefined && this.#readings.length > left;) {
       await first.isOver;
       this.#readings.shift();
-      if (this.#options.sparseSize === 0) this.#writeData(first.offset, first.piece);
-      else this.#writePiece(first.offset, first.piece);
+      this.#write(first.offset, first.piece);
+      await this.#pace();
       this.#buffers.push(new Uint8Array(first.piece.buffer));
       first = this.#readings[0];
     }
+  }
+
+  async #pace(): Promise<void> {
+    const { limit, slice } = this.#options;
+    while (limit !== undefined && await limit.wait(this.#dataBytes)) await slice.next();
+  }
+
+  #write(offset: number, piece: Uint8Array): void {
+    if (this.#options.sparseSize === 0) this.#writeData(offset, piece);
+    else this.#writePiece(offset, piece);
   }
 
   /** Writes what is not zero: stretches that begin and end at multiples of the unit in which the target allocates. */

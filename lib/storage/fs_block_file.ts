@@ -44,6 +44,11 @@ export interface FsBlockFileFromOptions {
  * call seeks.
  */
 const UNKNOWN_POSITION = NaN;
+/**
+ * How much is written at once, in bytes; of a longer write the pieces end at multiples of it. Larger ones make the host look for
+ * memory in larger pieces, which takes longer than copying the bytes.
+ */
+const MAX_WRITE_LENGTH = 512 * 1024;
 /** Shorter reads are over before another thread has begun. In bytes. */
 const MIN_BACKGROUND_LENGTH = 128 * 1024;
 /** What the host counts allocated blocks in, in bytes. */
@@ -338,7 +343,8 @@ export class FsBlockFile implements BlockFile {
     if (file === undefined || !this.writable) throw this.#refusal();
     try {
       if (offset !== this.#position) seek(file, offset);
-      const count = file.writeSync(data);
+      const isLong = data.length > MAX_WRITE_LENGTH;
+      const count = file.writeSync(isLong ? data.subarray(0, MAX_WRITE_LENGTH - offset % MAX_WRITE_LENGTH) : data);
       if (count !== data.length || count === 0) return this.#writeRest(file, offset, data, count);
       const end = offset + count;
       this.#position = end;
@@ -627,14 +633,14 @@ export class FsBlockFile implements BlockFile {
     return done;
   }
 
-  /** Goes on after a first call that wrote less than all. */
+  /** Goes on after a first call that did not write all. */
   #writeRest(file: Deno.FsFile, offset: number, data: Uint8Array, count: number): void {
     let done = count;
     while (true) {
       if (done > 0) this.#size = Math.max(this.#size, offset + done);
       if (done === data.length) break;
       if (count === 0) throw new Error("the host took none of the bytes");
-      count = file.writeSync(data.subarray(done));
+      count = file.writeSync(data.subarray(done, done + MAX_WRITE_LENGTH));
       done += count;
     }
     this.#position = offset + done;

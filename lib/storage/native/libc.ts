@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { HoleFinder } from "./native_host.ts";
+
 /** The symbols of a C library. */
 export class Libc {
   readonly #addresses: Readonly<Record<string, Deno.PointerObject | null>>;
@@ -66,6 +68,44 @@ export class Libc {
     const view = new Deno.UnsafePointerView(location);
     return () => view.getInt32();
   }
+}
+
+/** How a system numbers the ways to seek that know of holes. */
+export interface HoleSeeks {
+  /** To the first byte of data. */
+  readonly data: number;
+  /** To the first byte of a hole. */
+  readonly hole: number;
+}
+
+/**
+ * Opens a library for `lseek` alone. It is called for every hole of a file, and a library that stays open is called in a third of
+ * the time that a pointer takes.
+ *
+ * @param libraries The names of the library, as hosts call it.
+ * @param descriptor The file.
+ * @param whence The numbers of the system.
+ * @returns What finds holes, or undefined where no library can be opened.
+ */
+export function openHoleFinder(
+  libraries: readonly string[],
+  descriptor: number,
+  whence: HoleSeeks,
+): HoleFinder | undefined {
+  for (const name of libraries) {
+    try {
+      const library = Deno.dlopen(name, { lseek: { parameters: ["i32", "i64", "i32"], result: "i64" } });
+      const { lseek } = library.symbols;
+      return {
+        seekData: (offset) => Number(lseek(descriptor, BigInt(offset), whence.data)),
+        seekHole: (offset) => Number(lseek(descriptor, BigInt(offset), whence.hole)),
+        close: () => library.close(),
+      };
+    } catch {
+      // Another name may do.
+    }
+  }
+  return undefined;
 }
 
 /**

@@ -5,12 +5,12 @@
  */
 
 import type { ByteLocks, NativeHost, PreallocateOutcome } from "./native_host.ts";
-import { cString, Libc } from "./libc.ts";
+import { cString, type HoleSeeks, Libc, openHoleFinder } from "./libc.ts";
 
 /** The C library as glibc and as musl call it. */
 const LIBRARIES = ["libc.so.6", "libc.so", `libc.musl-${Deno.build.arch}.so.1`];
 
-const SYMBOLS = ["open", "close", "lseek", "flock", "fcntl", "fallocate", "statx", "__errno_location"];
+const SYMBOLS = ["open", "close", "flock", "fcntl", "fallocate", "statx", "__errno_location"];
 
 const O_RDONLY = 0;
 const O_RDWR = 2;
@@ -18,8 +18,7 @@ const O_RDWR = 2;
 const O_NONBLOCK = 0o4000;
 const O_CLOEXEC = 0o2000000;
 
-const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
+const HOLE_SEEKS: HoleSeeks = { data: 3, hole: 4 };
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
@@ -61,7 +60,6 @@ export function linuxHost(): NativeHost | undefined {
   if (libc === undefined) return undefined;
   const open = libc.bind("open", { parameters: ["buffer", "i32"], result: "i32" });
   const close = libc.bind("close", { parameters: ["i32"], result: "i32" });
-  const lseek = libc.bind("lseek", { parameters: ["i32", "i64", "i32"], result: "i64" });
   const flock = libc.bind("flock", { parameters: ["i32", "i32"], result: "i32" });
   const fallocate = libc.bind("fallocate", { parameters: ["i32", "i32", "i64", "i64"], result: "i32" });
   const statx = libc.bind("statx", { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" });
@@ -80,8 +78,7 @@ export function linuxHost(): NativeHost | undefined {
       );
       return info.ino === Number(view.getBigUint64(STATX_INO_OFFSET, true)) && info.dev === Number(device);
     },
-    seekData: (descriptor, offset) => Number(lseek(descriptor, BigInt(offset), SEEK_DATA)),
-    seekHole: (descriptor, offset) => Number(lseek(descriptor, BigInt(offset), SEEK_HOLE)),
+    openHoleFinder: (descriptor) => openHoleFinder(LIBRARIES, descriptor, HOLE_SEEKS),
     punchHole(descriptor, offset, length) {
       const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
       return fallocate(descriptor, mode, BigInt(offset), BigInt(length)) === 0;

@@ -5,14 +5,14 @@
  */
 
 import type { NativeHost, PreallocateOutcome } from "./native_host.ts";
-import { cString, Libc } from "./libc.ts";
+import { cString, type HoleSeeks, Libc, openHoleFinder } from "./libc.ts";
 
 const LIBRARIES = ["libSystem.B.dylib", "/usr/lib/libSystem.B.dylib", "libSystem.dylib"];
 
 /** The call with inode numbers of 64 bits, which Intel machines have beside an older one. */
 const FSTAT = Deno.build.arch === "x86_64" ? "fstat$INODE64" : "fstat";
 
-const SYMBOLS = ["open", "close", "lseek", "flock", "fcntl", "ftruncate", FSTAT, "__error"];
+const SYMBOLS = ["open", "close", "flock", "fcntl", "ftruncate", FSTAT, "__error"];
 
 const O_RDONLY = 0;
 const O_RDWR = 2;
@@ -20,8 +20,7 @@ const O_RDWR = 2;
 const O_NONBLOCK = 0x4;
 const O_CLOEXEC = 0x1000000;
 
-const SEEK_HOLE = 3;
-const SEEK_DATA = 4;
+const HOLE_SEEKS: HoleSeeks = { data: 4, hole: 3 };
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
@@ -54,7 +53,6 @@ export function macosHost(): NativeHost | undefined {
   if (libc === undefined) return undefined;
   const open = libc.bind("open", { parameters: ["buffer", "i32"], result: "i32" });
   const close = libc.bind("close", { parameters: ["i32"], result: "i32" });
-  const lseek = libc.bind("lseek", { parameters: ["i32", "i64", "i32"], result: "i64" });
   const flock = libc.bind("flock", { parameters: ["i32", "i32"], result: "i32" });
   const ftruncate = libc.bind("ftruncate", { parameters: ["i32", "i64"], result: "i32" });
   const fstat = libc.bind(FSTAT, { parameters: ["i32", "buffer"], result: "i32" });
@@ -71,8 +69,7 @@ export function macosHost(): NativeHost | undefined {
       return info.ino === Number(view.getBigUint64(STAT_INO_OFFSET, true)) &&
         info.dev === view.getInt32(STAT_DEV_OFFSET, true);
     },
-    seekData: (descriptor, offset) => Number(lseek(descriptor, BigInt(offset), SEEK_DATA)),
-    seekHole: (descriptor, offset) => Number(lseek(descriptor, BigInt(offset), SEEK_HOLE)),
+    openHoleFinder: (descriptor) => openHoleFinder(LIBRARIES, descriptor, HOLE_SEEKS),
     punchHole(descriptor, offset, length) {
       // struct fpunchhole: flags and reserved of 32 bits, offset and length of 64 bits. Only whole blocks are taken.
       const view = new DataView(new ArrayBuffer(24));

@@ -7,7 +7,7 @@
 import { closedError } from "../_checks.ts";
 import type { DataExtent } from "../block_file.ts";
 import { nativeHost } from "./host.ts";
-import type { NativeHost, PreallocateOutcome } from "./native_host.ts";
+import type { HoleFinder, NativeHost, PreallocateOutcome } from "./native_host.ts";
 import { QemuLock, type QemuLockKind } from "./qemu_lock.ts";
 
 /** A descriptor of a file that stands open as a `Deno.FsFile` as well, which does not tell its own. */
@@ -16,6 +16,8 @@ export class NativeFile {
   readonly #path: string;
   readonly #qemuLock: QemuLock | undefined;
   #descriptor: number;
+  /** Opened at the first need; null where that failed. */
+  #holes: HoleFinder | null | undefined;
 
   private constructor(host: NativeHost, path: string, descriptor: number) {
     this.#host = host;
@@ -78,29 +80,25 @@ export class NativeFile {
    * @throws {Qcow2Error} With code `closed` where the file was closed meanwhile.
    */
   *dataExtents(offset: number, end: number): Generator<DataExtent, void, undefined> {
-    while (offset < end) {
-      // The number of a closed descriptor may be another file's by now.
-      if (this.#descriptor < 0) throw closedError(this.#path);
-      const hole = this.#host.seekHole(this.#descriptor, offset);
-      if (hole < offset) {
+    for (let isData = false;; isData = true) {
+      const hole = this.#holeFinder()?.seekHole(offset) ?? -1;
+      // Where the file system cannot tell, or somebody is punching holes, it is safe to call all of it data.
+      if (hole < offset || (isData && hole === offset)) {
         yield { offset, length: end - offset };
         return;
       }
-      if (hole > offset) {
-        const dataEnd = Math.min(hole, end);
-        yield { offset, length: dataEnd - offset };
-        offset = dataEnd;
-        continue;
-      }
-      const data = this.#host.seekData(this.#descriptor, offset);
-      if (data < offset) return;
-      if (data === offset) {
-        // Somebody is filling the hole; what comes behind is safe to call data and may be changing as well.
-        yield { offset, length: end - offset };
-        return;
-      }
-      offset = data;
+      if (hole > offset) yield { offset, length: Math.min(hole, end) - offset };
+      if (hole >= end) return;
+      offset = this.#holeFinder()?.seekData(hole) ?? -1;
+      if (offset < hole || offset >= end) return;
     }
+  }
+
+  #holeFinder(): HoleFinder | undefined {
+    // The number of a closed descriptor may be another file's by now.
+    if (this.#descriptor < 0) throw closedError(this.#path);
+    if (this.#holes === undefined) this.#holes = this.#host.openHoleFinder(this.#descriptor) ?? null;
+    return this.#holes ?? undefined;
   }
 
   /**
@@ -130,6 +128,8 @@ export class NativeFile {
 
   /** Closes the descriptor and gives up its locks. */
   close(): void {
+    this.#holes?.close();
+    this.#holes = null;
     this.#host.close(this.#descriptor);
     this.#descriptor = -1;
   }

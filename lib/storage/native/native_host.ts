@@ -17,6 +17,16 @@ export interface ByteLocks {
   isLockedByOthers(descriptor: number, byte: number): boolean;
 }
 
+/** Finds the holes of a file. A resource of the process until it is closed, which comes before the descriptor is. */
+export interface HoleFinder {
+  /** The first byte of data at or after an offset; negative where there is none. */
+  readonly seekData: (offset: number) => number;
+  /** The first byte of a hole at or after an offset; negative where the file system cannot tell. */
+  readonly seekHole: (offset: number) => number;
+  /** Ends it. */
+  readonly close: () => void;
+}
+
 /** System calls on descriptors. None of them throws. */
 export interface NativeHost {
   /** Opens a file that exists. Answers with a negative number where that fails. */
@@ -25,10 +35,8 @@ export interface NativeHost {
   close(descriptor: number): void;
   /** Whether a descriptor is of the file that a stat is of. */
   isFile(descriptor: number, info: Deno.FileInfo): boolean;
-  /** The first byte of data at or after an offset; negative where there is none. */
-  seekData(descriptor: number, offset: number): number;
-  /** The first byte of a hole at or after an offset; negative where the file system cannot tell. */
-  seekHole(descriptor: number, offset: number): number;
+  /** Begins to look for the holes of a file; undefined where that is not possible. */
+  openHoleFinder(descriptor: number): HoleFinder | undefined;
   /** Gives the space of a range back. */
   punchHole(descriptor: number, offset: number, length: number): boolean;
   /** Reserves a range of a file that is `size` bytes long. */
