@@ -276,7 +276,7 @@ export class GuestIo {
       // Behind the end of the backing disk, that end says that there are zeroes.
       const start = position + Math.max(0, inBacking);
       const length = position + run.length - start;
-      if (length > 0) yield { offset: start, length, kind: "unallocated", depth: 0 };
+      if (length > 0) yield extentOf(start, length, run, start - position);
     }
   }
 
@@ -593,14 +593,15 @@ function withinBacking(backing: Disk, offset: number, into: Uint8Array): Uint8Ar
   return into.subarray(0, length);
 }
 
-function extentOf(offset: number, length: number, run: MappedRun): Extent {
+/** An extent that is a run, or what of it stands behind its first bytes. */
+function extentOf(offset: number, length: number, run: MappedRun, skipped = 0): Extent {
   const onHost = hasHostCluster(run.kind) && run.kind !== ClusterKind.compressed;
   return {
     offset,
     length,
     kind: EXTENT_KINDS[run.kind],
     depth: 0,
-    ...(onHost ? { hostOffset: run.hostOffset } : {}),
+    ...(onHost ? { hostOffset: run.hostOffset + skipped } : {}),
   };
 }
 

@@ -29,7 +29,7 @@ for (let round = 0; round < first + roundCount; round++) {
   if (kind === undefined || round < first) continue;
   const folder = Deno.makeTempDirSync({ prefix: "qcow2-model-" });
   try {
-    runModel(folder, kind, new Random(`round ${round}`), { turns: 6, steps: 120 });
+    await runModel(folder, kind, new Random(`round ${round}`), { turns: 6, steps: 120 });
   } catch (error) {
     console.log(error);
     console.log(`Round ${round} with --seed=${seed} fails; its files are in ${folder}`);

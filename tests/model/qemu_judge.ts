@@ -5,6 +5,7 @@
  */
 
 import { assertEquals } from "@std/assert";
+import { assertSame } from "../cli/_program.ts";
 import { assertQemuClean, qemuImg } from "../images.ts";
 import { dirtyAccordingToQemu } from "../qemu/dirty_extents.ts";
 import type { ModelImage } from "./model_image.ts";
@@ -42,9 +43,14 @@ export function qemuInfo(path: string): QemuInfo {
 }
 
 /** Asserts that QEMU finds an image clean, and in it what there should be. Nobody has the image open. */
-export function assertQemuAgrees(image: ModelImage): void {
+export async function assertQemuAgrees(image: ModelImage): Promise<void> {
   const { path, plain, kind } = image;
   assertQemuClean(path);
+  // What the program tells of an image is what QEMU tells, whoever wrote it last.
+  // QEMU looks for holes in a data file where the image itself has some.
+  for (const command of kind.dataFile === "none" ? ["check", "info", "map"] : ["check", "info"]) {
+    await assertSame([command, "--output=json", "-f", "qcow2", path]);
+  }
   const info = qemuInfo(path);
   assertEquals(info.size, plain.size);
   assertEquals(info.version, kind.version);

@@ -4,8 +4,9 @@
  * @module
  */
 
-import { qemuImg, qemuIo } from "../images.ts";
+import { KIB, qemuImg, qemuIo } from "../images.ts";
 import { run } from "../qemu.ts";
+import type { ImageKind } from "./kinds.ts";
 import { isPossible } from "./limits.ts";
 import type { ModelImage } from "./model_image.ts";
 import { qemuInfo } from "./qemu_judge.ts";
@@ -13,11 +14,13 @@ import { qemuInfo } from "./qemu_judge.ts";
 const MAX_SNAPSHOTS = 4;
 /** Below this width QEMU may need more references for a while than a refcount can say. */
 const MIN_SNAPSHOT_REFCOUNT_BITS = 16;
+/** The largest clusters, in bytes, with which QEMU changes the refcount width in reasonable time. */
+const MAX_AMENDED_CLUSTER_SIZE = 16 * KIB;
 
 /** Lets QEMU write some requests, and now and then change more than that. Nobody has the image open. */
 export function takeQemuSteps(image: ModelImage, count: number): void {
   qemuIo(image.path, Array.from({ length: count }, () => request(image)));
-  for (const step of [writeCompressed, changeSnapshots, changeBitmaps, resize]) {
+  for (const step of [writeCompressed, changeSnapshots, changeBitmaps, resize, amend]) {
     if (image.random.oneIn(2)) step(image);
   }
 }
@@ -146,4 +149,25 @@ function resize(image: ModelImage): void {
   qemuImg("resize", "-q", "--shrink", "-f", "qcow2", image.path, String(size));
   plain.resize(size);
   image.noteSize(size);
+}
+
+function amend(image: ModelImage): void {
+  const { kind, random } = image;
+  if (!random.oneIn(3) || !isPossible("amend", image)) return;
+  const change = (option: string, changes: Partial<ImageKind>): void => {
+    image.note(`QEMU: amend ${option}`);
+    qemuImg("amend", "-f", "qcow2", "-o", option, image.path);
+    image.kind = { ...kind, ...changes };
+  };
+  if (kind.version === 2) {
+    change("compat=1.1", { version: 3 });
+    return;
+  }
+  const lazyRefcounts = random.oneIn(2);
+  // Widths that any refcount here fits into.
+  const refcountBits = random.pick([16, 32, 64]);
+  // QEMU walks over all clusters that the refcount table could describe.
+  const isQuick = kind.clusterSize <= MAX_AMENDED_CLUSTER_SIZE;
+  if (!isQuick || random.oneIn(2)) change(`lazy_refcounts=${lazyRefcounts ? "on" : "off"}`, { lazyRefcounts });
+  else change(`refcount_bits=${refcountBits}`, { refcountBits });
 }

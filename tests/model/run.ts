@@ -32,7 +32,12 @@ export interface RunOptions {
  * @param random Where everything else comes from.
  * @param options How long the run is.
  */
-export function runModel(folder: string, kind: ImageKind, random: Random, options: RunOptions): void {
+export async function runModel(
+  folder: string,
+  kind: ImageKind,
+  random: Random,
+  options: RunOptions,
+): Promise<void> {
   const image = new ModelImage(folder, kind, random);
   try {
     for (let turn = 0; turn < options.turns; turn++) {
@@ -40,11 +45,11 @@ export function runModel(folder: string, kind: ImageKind, random: Random, option
       session.take(random.between(1, options.steps));
       session.close();
       if (!qemuAvailable) continue;
-      if (turn % 2 === 1 || turn === options.turns - 1) assertQemuAgrees(image);
+      if (turn % 2 === 1 || turn === options.turns - 1) await assertQemuAgrees(image);
       takeQemuSteps(image, random.between(1, Math.ceil(options.steps / 4)));
     }
     new Session(image).close();
-    if (qemuAvailable) assertQemuAgrees(image);
+    if (qemuAvailable) await assertQemuAgrees(image);
     image.assertBaseUntouched();
   } catch (error) {
     const { journal } = image;

@@ -17,6 +17,7 @@ import {
 } from "../images.ts";
 import { qemuTest, run } from "../qemu.ts";
 import { Random } from "../random.ts";
+import { assertSame as assertSameOutput } from "../cli/_program.ts";
 import { assertSame, exchange } from "./exchange.ts";
 
 const CLUSTER = 64 * KIB;
@@ -227,3 +228,15 @@ qemuTest("An image with subclusters is converted with everything in it", () =>
     assertQemuClean(image);
     qemuIo(image, ["read -P 1 0 64k", "read -P 0 65536 34464", "read -P 2 100000 1000", "read -P 0 101000 100000"]);
   }));
+
+qemuTest(
+  "The map tells the place of subclusters that are not allocated behind the end of a backing file",
+  () =>
+    withFolder(async (folder) => {
+      const image = `${folder}/disk.qcow2`;
+      Deno.writeFileSync(`${folder}/base.raw`, filled(CLUSTER + 10 * KIB, 7));
+      qemuImg("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", "base.raw", "-F", "raw", image, "256k");
+      qemuIo(image, ["write 68k 2k", "write 180k 2k"]);
+      await assertSameOutput(["map", "--output=json", image]);
+    }),
+);
