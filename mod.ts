@@ -38,6 +38,7 @@ export type { FileSource } from "./lib/image/host_file.ts";
 export type { CreateOptions, Durability, ImageOptions, OpenOptions, SnapshotOptions } from "./lib/image/options.ts";
 export type { Preallocation } from "./lib/image/preallocation.ts";
 export type { ResizeOptions } from "./lib/image/resize.ts";
+export type { RevertOptions } from "./lib/image/revert.ts";
 export { Qcow2File, type TableEntry } from "./lib/image/qcow2_file.ts";
 export { type RawCreateOptions, RawFile, type RawOpenOptions } from "./lib/image/raw_file.ts";
 export * from "./lib/operations/mod.ts";

@@ -83,6 +83,16 @@ export function isImageType(name: string): name is ImageType {
 }
 
 /**
+ * Whether QEMU has a driver of a name, be it handled here or not.
+ *
+ * @param name The name.
+ * @returns Whether it has.
+ */
+export function isKnownDriver(name: string): boolean {
+  return isImageType(name) || isFileDriver(name) || FOREIGN_CREATORS.includes(name) || FOREIGN_READERS.includes(name);
+}
+
+/**
  * Checks the name of a driver by which an image is to be opened.
  *
  * @param name What was given.
@@ -90,8 +100,7 @@ export function isImageType(name: string): name is ImageType {
  */
 export function checkDriver(name: string): void {
   if (isImageType(name) || isFileDriver(name)) return;
-  const known = FOREIGN_CREATORS.includes(name) || FOREIGN_READERS.includes(name);
-  throw known ? unsupportedFormat(name) : new CliError(`Unknown driver '${name}'`);
+  throw isKnownDriver(name) ? unsupportedFormat(name) : new CliError(`Unknown driver '${name}'`);
 }
 
 /**
@@ -132,10 +141,8 @@ export function creatableFormat(name: string): ImageType {
 export function checkAmendable(name: string): void {
   if (name === "qcow2") return;
   if (name === FOREIGN_AMENDER) throw unsupportedFormat(name);
-  const known = isImageType(name) || isFileDriver(name) || FOREIGN_CREATORS.includes(name) ||
-    FOREIGN_READERS.includes(name);
   throw new CliError(
-    known ? `Format driver '${name}' does not support option amendment` : `Unknown file format '${name}'`,
+    isKnownDriver(name) ? `Format driver '${name}' does not support option amendment` : `Unknown file format '${name}'`,
   );
 }
 

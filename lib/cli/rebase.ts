@@ -12,12 +12,15 @@ import type { RawFile } from "../image/raw_file.ts";
 import { DiskError } from "../operations/disk_error.ts";
 import { rebase as rebaseImage } from "../operations/rebase.ts";
 import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { BlockOptions } from "./block_options.ts";
 import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { isKnownDriver } from "./drivers.ts";
+import { CliError, failureOf, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
-import { imageRequest, openImage } from "./image_files.ts";
+import { imageRequest, openImage, withPrefix } from "./image_files.ts";
 import { fullBackingName } from "./image_names.ts";
+import { ImageNode } from "./image_node.ts";
 import { Interruption } from "./interruption.ts";
 import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
@@ -32,14 +35,6 @@ const OPTIONS: readonly OptionDefinition[] = [
   { name: "source-cache", short: "T", shortOnly: true, takesValue: true },
   { name: "quiet", short: "q", shortOnly: true },
 ];
-
-/** What QEMU takes for the format of a backing file, be it a format or a protocol. */
-const DRIVERS: ReadonlySet<string> = new Set([
-  ...["raw", "qcow2", "blkdebug", "blklogwrites", "blkverify", "bochs", "cloop", "compress", "copy-before-write"],
-  ...["copy-on-read", "dmg", "file", "host_cdrom", "host_device", "luks", "nbd", "null-aio", "null-co", "nvme"],
-  ...["parallels", "preallocate", "qcow", "qed", "quorum", "replication", "snapshot-access", "throttle", "vdi", "vhdx"],
-  ...["vmdk", "vpc", "vvfat"],
-]);
 
 const PROGRESS_STEP_PERCENT = 2;
 /** The piece in which QEMU counts how far it is, in bytes. */
@@ -60,12 +55,12 @@ export async function rebase(context: Context, args: readonly string[]): Promise
     console.out(commandHelp("rebase", programName));
     return 0;
   }
+  readSecrets(parsed.all("object"));
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
   if (!parsed.has("unsafe") && !parsed.has("backing-file")) {
     throw new UsageError("Must specify backing file (-b) or use unsafe mode (-u)");
   }
-  readSecrets(parsed.all("object"));
   const when = { wanted: parsed.has("progress"), quiet: parsed.has("quiet") };
   const progress = new PercentProgress(console, when, PROGRESS_STEP_PERCENT);
   using interruption = new Interruption();
@@ -74,7 +69,8 @@ export async function rebase(context: Context, args: readonly string[]): Promise
     checkCacheMode(parsed.last("cache"), "cache");
     checkCacheMode(parsed.last("source-cache"), "source cache");
     using image = openRebased(context, name, parsed);
-    checkBackingFormat(parsed.last("backing-format"));
+    const format = parsed.last("backing-format");
+    if (format !== undefined && !isKnownDriver(format)) throw new CliError(`Invalid format name: '${format}'`);
     await rebaseOpened(context, image, parsed, progress, interruption.signal);
     return 0;
   } catch (error) {
@@ -87,24 +83,27 @@ export async function rebase(context: Context, args: readonly string[]): Promise
 
 /** The image that gets another backing file. */
 class RebasedImage implements Disposable {
-  /** Path of its file. */
-  readonly path: string;
   readonly disk: Qcow2File | RawFile;
-  /** Paths of the images beneath, from the top down. */
-  readonly #below: readonly string[];
+  /** Paths of its file and of those of the images beneath, from the top down. */
+  readonly #paths: readonly string[];
 
-  constructor(path: string, disk: Qcow2File | RawFile, below: readonly string[]) {
-    this.path = path;
+  constructor(disk: Qcow2File | RawFile, paths: readonly string[]) {
     this.disk = disk;
-    this.#below = below;
+    this.#paths = paths;
   }
 
-  /** The disk of a file that the image reads from, where it is one of those. */
-  diskOf(path: string): Disk | undefined {
-    const index = this.#below.findIndex((below) => realPath(below) === realPath(path));
-    let layer: Disk | undefined = this.disk;
-    for (let depth = 0; depth <= index; depth++) layer = layer instanceof Qcow2File ? layer.backing : undefined;
-    return index < 0 ? undefined : layer;
+  /** The name that a backing file's name in the image means. */
+  fullName(backingName: string): string {
+    return fullBackingName(this.#paths[0] ?? "", backingName);
+  }
+
+  /** The disk that a backing file's name means, where the image reads from it already. */
+  diskBeneath(backingName: string): Disk | undefined {
+    const wanted = realPath(this.fullName(backingName));
+    const index = this.#paths.findIndex((path, depth) => depth > 0 && realPath(path) === wanted);
+    let layer: Disk | undefined = index < 0 ? undefined : this.disk;
+    for (let depth = 0; depth < index; depth++) layer = layer instanceof Qcow2File ? layer.backing : undefined;
+    return layer;
   }
 
   [Symbol.dispose](): void {
@@ -115,11 +114,10 @@ class RebasedImage implements Disposable {
 function openRebased(context: Context, name: string, parsed: Arguments): RebasedImage {
   const paths: string[] = [];
   // Where the names are believed, the old backing file need not even be there.
-  // It is written, so it is locked in any case: -U speaks of the new backing file alone.
-  const request = { ...imageRequest(parsed, name), forceShare: false, write: true, backing: !parsed.has("unsafe") };
+  const backing = !parsed.has("unsafe");
+  const request = { ...imageRequest(parsed, name), forceShare: false, write: true, backing };
   const disk = openImage(context, request, (path) => paths.push(path));
-  const [path = name, ...below] = paths;
-  return new RebasedImage(path, disk, below);
+  return new RebasedImage(disk, paths);
 }
 
 async function rebaseOpened(
@@ -134,7 +132,7 @@ async function rebaseOpened(
   const name = given === "" ? undefined : given;
   const format = parsed.last("backing-format");
   const isSafe = !parsed.has("unsafe");
-  const known = isSafe && name !== undefined ? image.diskOf(fullBackingName(image.path, name)) : undefined;
+  const known = isSafe && name !== undefined ? image.diskBeneath(name) : undefined;
   using opened = isSafe && name !== undefined && known === undefined
     ? openNewBacking(context, image, name, parsed)
     : undefined;
@@ -166,34 +164,28 @@ async function rebaseOpened(
 }
 
 /** Opens the new backing file, which the image does not read from yet. */
-function openNewBacking(context: Context, { path }: RebasedImage, name: string, parsed: Arguments): Disk {
-  const fullName = fullBackingName(path, name);
-  try {
-    return openImage(context, {
-      name: fullName,
-      format: parsed.last("backing-format"),
-      forceShare: parsed.has("force-share"),
-    });
-  } catch (error) {
-    if (!(error instanceof CliError)) throw error;
-    const prefix = `Could not open '${fullName}': `;
-    const reason = error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
-    throw new CliError(`Could not open new backing file '${name}': ${reason}`);
-  }
-}
-
-function checkBackingFormat(format: string | undefined): void {
-  if (format !== undefined && !DRIVERS.has(format)) throw new CliError(`Invalid format name: '${format}'`);
+function openNewBacking(context: Context, image: RebasedImage, name: string, parsed: Arguments): Disk {
+  const options = new BlockOptions();
+  const format = parsed.last("backing-format");
+  if (format !== undefined) options.set("driver", format);
+  if (parsed.has("force-share")) options.set("force-share", "on");
+  return withPrefix(`Could not open new backing file '${name}': `, () => {
+    const rules = { write: false, lock: true, backing: true, context };
+    using node = ImageNode.find(image.fullName(name), options, rules);
+    return node.openDisk();
+  });
 }
 
 function explain({ disk, action, cause }: DiskError): CliError {
-  if (action === "read") return new CliError(`error while reading from ${disk}`);
-  const doing = action === "list" ? "error while reading image metadata" : "Error while writing to COW image";
-  return new CliError(`${doing}: ${explainIoError(cause)}`);
+  if (action === "read") {
+    return new CliError(`error while reading from ${disk}`, 1, { notice: failureOf(cause).notice });
+  }
+  const doing = action === "list" ? "error while reading image metadata: " : "Error while writing to COW image: ";
+  return ioError(doing, cause, true);
 }
 
 function reasonOf(error: unknown): string {
-  if (!(error instanceof Qcow2Error) || error.cause !== undefined) return explainIoError(error);
+  if (!(error instanceof Qcow2Error) || error.cause !== undefined) return failureOf(error).text;
   if (error.code === "no-space") return "No space left in the file header";
-  return error.expected === undefined ? error.message : "Invalid argument";
+  return error.expected === undefined ? error.message : failureOf(error).text;
 }

@@ -31,6 +31,7 @@ import type { CreateOptions, OpenOptions, SnapshotOptions } from "./options.ts";
 import { checkedPreallocation, preallocateGuestRange } from "./preallocation.ts";
 import { resizeImage, type ResizeOptions } from "./resize.ts";
 import { RawFile } from "./raw_file.ts";
+import { type RevertOptions, revertToBacking } from "./revert.ts";
 import { SnapshotDisk } from "./snapshot_disk.ts";
 
 /** The files that an image names and that were opened with it. */
@@ -623,6 +624,37 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     const changes = withBackingFile(this.header, backingFile, backingFormat);
     this.#metadata.flush();
     this.#metadata.rewriteHeader(changes);
+  }
+
+  /**
+   * Gives back everything that the disk has of its own, so that it reads as its backing file does, or as zeroes without one, and
+   * the file shrinks. Snapshots keep what they hold. It is durable on return; a crash in between leaves a part.
+   *
+   * @param options Whether the backing file holds the content already.
+   * @throws {Qcow2Error} With code `unsupported` where the image has a raw data file, which always holds the whole disk; otherwise
+   * as {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array(65536).fill(7));
+   * disk.revertToBacking();
+   * assertEquals(disk.seekData(0), null);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  revertToBacking(options: RevertOptions = {}): void {
+    this.#assertWritable();
+    if (this.#metadata.hasRawDataFile) {
+      throw new Qcow2Error("unsupported", "Disk in a raw data file cannot be reverted to its backing file");
+    }
+    if (options.contentStays !== true) this.#bitmaps.record(0, this.size);
+    revertToBacking(this.#metadata);
   }
 
   /** Reads the metadata anew. Where that fails, what is in memory must not reach the file any more: the image is closed. */

@@ -153,6 +153,7 @@ export class ImageMetadata {
     this.refcounts = new Refcounts(file, this.geometry, this.refcountCache, refcountTable, {
       assertUnused: (offset, length) => this.assertNoMetadata("new refcount structures", offset, length),
       onNewBlock: (offset) => this.#regions.addTable("refcount block", offset),
+      onDroppedBlock: (offset) => this.#regions.removeTable(offset),
     });
     this.allocator = new ClusterAllocator(
       this.geometry,
@@ -380,8 +381,18 @@ export class ImageMetadata {
     this.flush();
   }
 
-  /** Gives the end of the host file back, where no cluster is in use. Nothing may be dirty in memory. */
+  /**
+   * Gives the end of the host file back, where no cluster is in use but refcount blocks that describe nothing else. Nothing may be
+   * dirty in memory.
+   */
   truncateHostFile(): void {
+    for (;;) {
+      const counted = this.refcounts.dropEmptyBlocks();
+      for (const offset of counted) this.allocator.freeLater(offset);
+      this.flush();
+      // A block may have described nothing but another one.
+      if (counted.length === 0) break;
+    }
     const end = (this.refcounts.lastUsedCluster() + 1) * this.geometry.clusterSize;
     if (end < this.file.file.size) this.file.file.truncate(end);
   }

@@ -28,6 +28,8 @@ export interface RefcountsOptions {
   readonly assertUnused: (offset: number, length: number) => void;
   /** Called with the host offset of each cluster that becomes a refcount block. */
   readonly onNewBlock: (offset: number) => void;
+  /** Called with the host offset of each cluster that is no refcount block any more. */
+  readonly onDroppedBlock: (offset: number) => void;
 }
 
 /** How much longer than needed a grown refcount table is made, so that growing stays rare. */
@@ -314,6 +316,34 @@ export class Refcounts {
       }
     }
     return -1;
+  }
+
+  /**
+   * Drops blocks that say of no cluster that it is in use, or of none but the block itself. The first block stays.
+   *
+   * @returns Host offsets of the blocks that have refcounts in other blocks, and so are in use still.
+   */
+  dropEmptyBlocks(): number[] {
+    const { clusterSize } = this.#geometry;
+    const counted: number[] = [];
+    for (let blockIndex = 1; blockIndex < this.#table.entryCount; blockIndex++) {
+      const offset = this.blockOffset(blockIndex);
+      if (offset === 0 || this.#describesOthers(blockIndex, offset / clusterSize)) continue;
+      this.#options.onDroppedBlock(offset);
+      this.#cache.drop(offset, clusterSize);
+      this.#table.set(blockIndex, 0, 0);
+      if (this.get(offset / clusterSize) !== 0) counted.push(offset);
+    }
+    return counted;
+  }
+
+  #describesOthers(blockIndex: number, self: number): boolean {
+    for (const [first, end] of this.usedStretches(blockIndex, Infinity)) {
+      for (let cluster = first; cluster < end; cluster++) {
+        if (cluster !== self && this.get(cluster) !== 0) return true;
+      }
+    }
+    return this.get(self) > 1;
   }
 
   /**

@@ -134,8 +134,13 @@ qemuTest("rebase refuses what qemu-img refuses, and leaves the image as it was",
       outcome: () => [top, middle].map((path) => Deno.readFileSync(path)),
     });
   }
-  Deno.removeSync(middle);
-  await assertSame(["rebase", "-b", "", "-f", "qcow2", top]);
+  for (const path of [raw, middle]) {
+    Deno.removeSync(path);
+    await assertSame(["rebase", "-b", "", "-f", "qcow2", top]);
+  }
+  await assertSame(["rebase", "-u", "-b", "", "--image-opts", `driver=qcow2,file.filename=${top}`], {
+    outcome: () => Deno.readFileSync(top),
+  });
 });
 
 qemuTest("rebase wants the format before it copies anything", async () => {
