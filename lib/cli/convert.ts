@@ -322,7 +322,7 @@ function salvaged(context: Context, { quiet }: ConvertRequest, disk: Disk): Salv
 
 function bytesToRead(source: Disk, zeroesToo: boolean): number {
   let total = 0;
-  for (const { kind, length } of source.extents(0, source.size)) {
+  for (const { kind, length } of source.extents(0, source.size, { hostHoles: true })) {
     if (zeroesToo || kind === "data" || kind === "compressed") total += length;
   }
   return total;
