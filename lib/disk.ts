@@ -31,6 +31,17 @@ export interface Extent {
   readonly depth: number;
 }
 
+/** What {@linkcode Disk.extents} looks at. */
+export interface ExtentOptions {
+  /**
+   * Whether long holes of the host's file in data count as `zero`, where the host knows of them: as in an image whose clusters were
+   * allocated before they are written. They keep their `hostOffset`.
+   *
+   * @default {false}
+   */
+  readonly hostHoles?: boolean;
+}
+
 /** How {@linkcode Disk.writeZeroesAt} may do its work. */
 export interface WriteZeroesOptions {
   /**
@@ -117,9 +128,10 @@ export interface Disk extends Disposable {
    *
    * @param offset Where to begin on the disk, in bytes.
    * @param length How far, in bytes.
+   * @param options What to look at.
    * @returns The extents; they cover the range exactly.
    */
-  extents(offset: number, length: number): Iterable<Extent>;
+  extents(offset: number, length: number, options?: ExtentOptions): Iterable<Extent>;
   /** Makes everything that was written before durable: on return it stands on stable storage. */
   flush(): void;
   /** Flushes and gives the host file back. Closing twice is fine. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent } from "../disk.ts";
+import type { Disk, Extent, ExtentOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { allRead, readDiskAhead } from "../image/read_ahead.ts";
 
@@ -73,11 +73,14 @@ export class ConcatenatedDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param length How far, in bytes.
+   * @param options What to look at.
    * @returns The extents in order, without gaps.
    */
-  *extents(offset: number, length: number): Generator<Extent> {
+  *extents(offset: number, length: number, options?: ExtentOptions): Generator<Extent> {
     for (const { disk, start, from, to } of this.#within(offset, length)) {
-      for (const extent of disk.extents(from - start, to - from)) yield { ...extent, offset: extent.offset + start };
+      for (const extent of disk.extents(from - start, to - from, options)) {
+        yield { ...extent, offset: extent.offset + start };
+      }
     }
   }
 

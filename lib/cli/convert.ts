@@ -27,7 +27,7 @@ import { describeImageOptions, ImageOptions, parseOptionList } from "./image_opt
 import { Interruption } from "./interruption.ts";
 import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
 import { ObservedDisk } from "./observed_disk.ts";
-import { type ProgressDisplay, showProgress } from "./progress.ts";
+import { type ProgressDisplay, showProgress, wantsProgress } from "./progress.ts";
 import { openSnapshot } from "./snapshot_source.ts";
 
 /**
@@ -284,8 +284,9 @@ async function copy(
   const { sparseSize } = request;
   const when = { wanted: request.progress, quiet: request.quiet };
   const source = request.salvage ? salvaged(context, request, disk) : new ObservedDisk(disk);
-  // Walked to the end before anything is copied: a map that cannot be read is better known now.
-  const total = bytesToRead(source, sparseSize === 0);
+  // Walked to the end before anything is copied: a map that cannot be read is better known now. A raw image has none.
+  const isWalked = !(disk instanceof RawFile) || wantsProgress(context.console, when);
+  const total = isWalked ? bytesToRead(source, sparseSize === 0) : 0;
   const progress: ProgressDisplay = showProgress(context.console, total, when);
   let done = 0;
   const observed = new ObservedDisk(source, (length) => progress.update(done += length));
@@ -322,7 +323,7 @@ function salvaged(context: Context, { quiet }: ConvertRequest, disk: Disk): Salv
 
 function bytesToRead(source: Disk, zeroesToo: boolean): number {
   let total = 0;
-  for (const { kind, length } of source.extents(0, source.size)) {
+  for (const { kind, length } of source.extents(0, source.size, { hostHoles: true })) {
     if (zeroesToo || kind === "data" || kind === "compressed") total += length;
   }
   return total;

@@ -23,6 +23,7 @@ import { readHeader } from "../metadata/image_metadata.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { BlockOptions, isJsonName, optionsOfJsonName } from "./block_options.ts";
 import { type Context, report } from "./console.ts";
+import { CACHE_SIZE } from "./cache_size.ts";
 import { checkDriver, isFileDriver, isImageType, probeFormat } from "./drivers.ts";
 import { CliError, explainOpenError } from "./errors.ts";
 import { fullBackingName, pathOfImage } from "./image_names.ts";
@@ -186,7 +187,7 @@ export class ImageNode implements Disposable {
         lock: false,
         backing: this.#backingOf(onBacking, chain),
         dataFile: (reference) => this.#openDataFile(reference),
-        ...(this.#cacheSize === undefined ? {} : { cacheSize: this.#cacheSize }),
+        cacheSize: this.#cacheSize ?? CACHE_SIZE,
       });
     });
   }

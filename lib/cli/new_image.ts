@@ -11,6 +11,7 @@ import type { CreateOptions, Durability } from "../image/options.ts";
 import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
+import { CACHE_SIZE } from "./cache_size.ts";
 import { CliError, explainCreateError, notSupported } from "./errors.ts";
 import type { ImageOptions } from "./image_options.ts";
 
@@ -80,7 +81,14 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   try {
     const disk = layout === undefined
       ? RawFile.create(path, { size, createNew, durability, preallocation: preallocationOf(image.options) })
-      : Qcow2File.create(path, { ...layout, size, createNew, durability, backing: () => image.backing });
+      : Qcow2File.create(path, {
+        ...layout,
+        size,
+        createNew,
+        durability,
+        cacheSize: CACHE_SIZE,
+        backing: () => image.backing,
+      });
     onTouch();
     return disk;
   } catch (error) {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import type { Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
 import { isCompressible } from "../operations/convert.ts";
 import { CliError, ioError } from "./errors.ts";
@@ -124,11 +124,12 @@ export class ObservedDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param length How far, in bytes.
+   * @param options What to look at.
    * @returns The extents in order, without gaps.
    * @throws {CliError} Where the disk fails.
    */
-  *extents(offset: number, length: number): Generator<Extent> {
-    const extents = this.#disk.extents(offset, length)[Symbol.iterator]();
+  *extents(offset: number, length: number, options?: ExtentOptions): Generator<Extent> {
+    const extents = this.#disk.extents(offset, length, options)[Symbol.iterator]();
     for (let position = offset;;) {
       const next = locating("reading block status", position, () => extents.next());
       if (next.done === true) return;

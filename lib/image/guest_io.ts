@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent, ExtentKind, WriteZeroesOptions } from "../disk.ts";
+import type { Disk, Extent, ExtentKind, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
@@ -16,6 +16,8 @@ import { allRead, readDiskAhead, readFileAhead } from "./read_ahead.ts";
 const ZEROES_LENGTH = 1024 * 1024;
 /** What a host writes whole or not at all, in bytes. */
 const SECTOR_SIZE = 512;
+/** Shorter stretches of data are sooner read than the host is asked for holes in them. In bytes. */
+const MIN_HOLE_LENGTH = 1024 * 1024;
 /** How many clusters may wait to be freed before a flush frees them, so that memory stays bounded. */
 const MAX_PENDING_FREES = 4096;
 
@@ -238,12 +240,13 @@ export class GuestIo {
    *
    * @param offset Guest offset in bytes.
    * @param length Length in bytes.
+   * @param options What to look at.
    * @returns The extents, each as long as it can be.
    */
-  *extents(offset: number, length: number): Generator<Extent> {
+  *extents(offset: number, length: number, options: ExtentOptions = {}): Generator<Extent> {
     let open: Extent | undefined;
     try {
-      for (const next of this.#pieces(offset, length)) {
+      for (const next of this.#pieces(offset, length, options)) {
         if (open !== undefined && continues(open, next)) {
           open = { ...open, length: open.length + next.length };
           continue;
@@ -259,7 +262,7 @@ export class GuestIo {
     if (open !== undefined) yield open;
   }
 
-  *#pieces(offset: number, length: number): Generator<Extent> {
+  *#pieces(offset: number, length: number, options: ExtentOptions): Generator<Extent> {
     const run = new MappedRun();
     const end = offset + length;
     const backingSize = this.#backing?.size ?? 0;
@@ -267,17 +270,39 @@ export class GuestIo {
       this.#mapping.find(position, end - position, run);
       const inBacking = Math.min(position + run.length, backingSize) - position;
       if (!isUnallocated(run.kind) || this.#backing === undefined) {
-        yield extentOf(position, run.length, run);
+        const extent = extentOf(position, run.length, run);
+        const mayHaveHoles = options.hostHoles === true && run.kind === ClusterKind.data &&
+          run.length >= MIN_HOLE_LENGTH;
+        if (mayHaveHoles) yield* this.#dataAndHoles(extent, run.hostOffset);
+        else yield extent;
         continue;
       }
       if (inBacking > 0) {
-        for (const extent of this.#backing.extents(position, inBacking)) yield { ...extent, depth: extent.depth + 1 };
+        for (const extent of this.#backing.extents(position, inBacking, options)) {
+          yield { ...extent, depth: extent.depth + 1 };
+        }
       }
       // Behind the end of the backing disk, that end says that there are zeroes.
       const start = position + Math.max(0, inBacking);
       const length = position + run.length - start;
       if (length > 0) yield extentOf(start, length, run, start - position);
     }
+  }
+
+  /** Cuts an extent of data that stands at a host offset into what the host has and the holes of its file. */
+  *#dataAndHoles(extent: Extent, hostOffset: number): Generator<Extent> {
+    const { offset, length } = extent;
+    const end = hostOffset + length;
+    const part = (from: number, to: number, kind: ExtentKind): Extent => {
+      return { ...extent, offset: offset + from - hostOffset, length: to - from, hostOffset: from, kind };
+    };
+    let position = hostOffset;
+    for (const data of this.#metadata.guestFile.file.dataExtents(hostOffset, length)) {
+      if (data.offset > position) yield part(position, data.offset, "zero");
+      position = data.offset + data.length;
+      yield part(data.offset, position, "data");
+    }
+    if (position < end) yield part(position, end, "zero");
   }
 
   /**

@@ -5,7 +5,7 @@
  */
 
 import type { Closer, ReaderSync, SeekerSync, WriterSync } from "@std/io/types";
-import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import type { Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
 import { hasDataFile, hasExtendedL2, type Header } from "../format/header.ts";
@@ -683,6 +683,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    *
    * @param offset Where to begin on the disk, in bytes; 0 without it.
    * @param length How far, in bytes; to the end of the disk without it.
+   * @param options What to look at.
    * @returns The extents in order, without gaps, each as long as it can be. Do not change the image while walking them.
    * @throws {Qcow2Error} With code `out-of-range` or `corrupt`.
    *
@@ -703,10 +704,14 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * Deno.removeSync(path);
    * ```
    */
-  extents(offset = 0, length: number = Math.max(0, this.size - offset)): Iterable<Extent> {
+  extents(
+    offset = 0,
+    length: number = Math.max(0, this.size - offset),
+    options: ExtentOptions = {},
+  ): Iterable<Extent> {
     this.#assertOpen();
     checkRange(offset, length, this.size);
-    return this.#io.extents(offset, length);
+    return this.#io.extents(offset, length, options);
   }
 
   /**

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent } from "../disk.ts";
+import type { Disk, Extent, ExtentOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { l1EntryCountFor } from "../format/geometry.ts";
 import { MAX_L1_TABLE_LENGTH } from "../format/limits.ts";
@@ -91,13 +91,18 @@ export class SnapshotDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param length How far, in bytes.
+   * @param options What to look at.
    * @returns The extents in order, without gaps.
    * @throws {Qcow2Error} As {@linkcode SnapshotDisk.readAt} does.
    */
-  extents(offset = 0, length: number = Math.max(0, this.size - offset)): Iterable<Extent> {
+  extents(
+    offset = 0,
+    length: number = Math.max(0, this.size - offset),
+    options: ExtentOptions = {},
+  ): Iterable<Extent> {
     this.#assertOpen();
     checkRange(offset, length, this.size);
-    return this.#io.extents(offset, length);
+    return this.#io.extents(offset, length, options);
   }
 
   /**

@@ -248,7 +248,7 @@ class Copy {
     const { size } = this.#source;
     const unit = this.#options.wholeUnits ? this.#unit : 1;
     let position = 0;
-    for (const extent of this.#source.extents(0, size)) {
+    for (const extent of this.#source.extents(0, size, { hostHoles: true })) {
       const end = extent.offset + extent.length;
       const kind = this.#kindOf(extent);
       const start = alignUp(extent.offset, unit);

@@ -151,7 +151,7 @@ async function contentSize(
   let size = 0;
   // The clusters in front of this offset are counted: one that holds several stretches of data counts once.
   let counted = 0;
-  for (const { offset, length, kind } of source.extents(0, total)) {
+  for (const { offset, length, kind } of source.extents(0, total, { hostHoles: true })) {
     const end = offset + length;
     if ((kind === "data" || kind === "compressed") && end > counted) {
       const start = Math.max(counted, alignDown(offset, clusterSize));

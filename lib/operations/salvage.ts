@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent } from "../disk.ts";
+import type { Disk, Extent, ExtentOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 
 /** A part of a disk that could not be read. */
@@ -101,13 +101,14 @@ export class SalvagedDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param length How far, in bytes.
+   * @param options What to look at.
    * @returns The extents in order, without gaps.
    */
-  *extents(offset: number, length: number): Generator<Extent> {
+  *extents(offset: number, length: number, options?: ExtentOptions): Generator<Extent> {
     const end = offset + length;
     for (let position = offset; position < end;) {
       try {
-        for (const extent of this.#disk.extents(position, end - position)) {
+        for (const extent of this.#disk.extents(position, end - position, options)) {
           yield extent;
           position = extent.offset + extent.length;
         }

@@ -186,6 +186,34 @@ Deno.test("convert() reads the next piece while one is written, and comes to res
   assertEquals(underWay, 0);
 });
 
+Deno.test("convert() reads nothing of what was only allocated, in the image or in its backing file", async () => {
+  const file = new RecordingFile(new MemoryBlockFile());
+  using base = Qcow2File.create(file, { size: 32 * MIB, preallocation: "metadata" });
+  base.writeAt(20 * MIB, filled(MIB, 1));
+  using source = Qcow2File.create(new MemoryBlockFile(), {
+    size: 64 * MIB,
+    backingFile: "base.qcow2",
+    backingFormat: "qcow2",
+    backing: () => base,
+  });
+  source.writeAt(32 * MIB, filled(MIB, 2));
+  source.writeAt(64 * MIB - 512, filled(512, 3));
+  source.flush();
+  const extents = [...source.extents(0, 64 * MIB, { hostHoles: true })];
+  assertEquals(extents.filter(({ kind }) => kind === "data").map(({ offset, length }) => [offset, length]), [
+    [20 * MIB, MIB],
+    [32 * MIB, MIB],
+    [64 * MIB - 65536, 65536],
+  ]);
+  file.calls.length = 0;
+  using target = newImage({ size: 64 * MIB });
+  const { dataBytes } = await convert(source, target, { targetIsZero: true });
+  assertEquals(dataBytes, 2 * MIB + 65536);
+  const bytesRead = file.calls.filter(({ call }) => call === "read").reduce((sum, { length }) => sum + length, 0);
+  assert(bytesRead < 1.5 * MIB, `${bytesRead} bytes`);
+  assertEquals(readBytes(target, 0, 64 * MIB), readBytes(source, 0, 64 * MIB));
+});
+
 Deno.test("convert() compresses whole clusters also where the source has holes in the middle of them", async () => {
   const random = new Random("holes in clusters");
   using source = newImage({ size: 4 * MIB + 512, clusterSize: 512 });
