@@ -18,6 +18,7 @@ import { commandHelp } from "./help.ts";
 import { checkAmendable } from "./drivers.ts";
 import { imageRequest, openImage } from "./image_files.ts";
 import { asksForHelp, describeAmendOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
+import { refuseInconsistentBitmaps } from "./inconsistent_bitmaps.ts";
 import { showProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
 
@@ -87,7 +88,9 @@ async function amendImage(context: Context, parsed: Arguments, image: Qcow2File,
   const progress = showProgress(context.console, 1, { wanted: parsed.has("progress"), quiet });
   let done = false;
   try {
-    image.amend(amendOptions(list, image));
+    const options = amendOptions(list, image);
+    if (options.size !== undefined) refuseInconsistentBitmaps(image);
+    image.amend(options);
     progress.update(1);
     done = true;
   } catch (error) {

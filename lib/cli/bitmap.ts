@@ -12,6 +12,7 @@ import type { Context } from "./console.ts";
 import { CliError, explainIoError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageRequest, openImage, withPrefix } from "./image_files.ts";
+import { refuseInconsistentBitmap } from "./inconsistent_bitmaps.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
@@ -129,11 +130,11 @@ function change({ action, name, image, source }: Request): void {
   if (action.name === "merge") {
     const sourceName = action.value ?? "";
     const from = qcow2With(source, sourceName);
-    refuseInconsistent(target, name);
-    refuseInconsistent(from, sourceName);
+    refuseInconsistentBitmap(target, name);
+    refuseInconsistentBitmap(from, sourceName);
     return target.mergeBitmap(sourceName, name, { from });
   }
-  refuseInconsistent(target, name);
+  refuseInconsistentBitmap(target, name);
   if (action.name === "clear") target.clearBitmap(name);
   else if (action.name === "enable") target.enableBitmap(name);
   else target.disableBitmap(name);
@@ -143,11 +144,4 @@ function change({ action, name, image, source }: Request): void {
 function qcow2With(image: Disk, name: string): Qcow2File {
   if (image instanceof Qcow2File && image.bitmaps.some((candidate) => candidate.name === name)) return image;
   throw new CliError(`Dirty bitmap '${name}' not found`);
-}
-
-function refuseInconsistent(image: Qcow2File, name: string): void {
-  if (!image.bitmaps.some((candidate) => candidate.name === name && candidate.inconsistent)) return;
-  throw new CliError(
-    `Bitmap '${name}' is inconsistent and cannot be used\nTry block-dirty-bitmap-remove to delete this bitmap from disk`,
-  );
 }

@@ -25,7 +25,8 @@ import { fullBackingName, pathOfImage } from "./image_names.ts";
 import { ImageNode } from "./image_node.ts";
 import { describeImageOptions, ImageOptions, parseOptionList } from "./image_options.ts";
 import { Interruption } from "./interruption.ts";
-import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
+import { NewDataFile } from "./new_data_file.ts";
+import { createImage, refuseEncryption } from "./new_image.ts";
 import { ObservedDisk } from "./observed_disk.ts";
 import { type ProgressDisplay, showProgress, wantsProgress } from "./progress.ts";
 import { openSnapshot } from "./snapshot_source.ts";
@@ -105,19 +106,16 @@ async function intoNew(
   checkBitmaps(request, sources);
   const size = BigInt(sources.disk.size);
   const prefix = `${request.target}: error while converting ${format}: `;
-  withPrefix(prefix, () => refuseUnsupportedOptions(format, options, true));
+  withPrefix(prefix, () => refuseEncryption(format, options));
   checkCacheMode(request.targetCache, "cache");
   using target = withPrefix(prefix, () => ConversionTarget.prepare(path, sources.paths));
   using backing = openTargetBacking(context, request.target, options);
   const { createNew } = target;
+  using dataFile = new NewDataFile(path);
   using disk = withPrefix(prefix, () => {
     const durability = durabilityOf(request, target.replacesFile);
-    return createImage(
-      { path: target.path, shownPath: path, format, size, options, createNew, backing, durability },
-      () => {
-        target.markCreated();
-      },
-    );
+    const place = { path: target.path, shownPath: path, createNew };
+    return createImage({ ...place, format, size, options, backing, dataFile, durability }, () => target.markCreated());
   });
   checkBitmapTarget(request, disk);
   const targetIsZero = backing === undefined;
@@ -126,6 +124,7 @@ async function intoNew(
   closing(disk);
   try {
     target.complete();
+    dataFile.keep();
   } catch (error) {
     throw new CliError(`${prefix}${explainIoError(error)}`);
   }

@@ -15,7 +15,8 @@ import { withPrefix } from "./image_files.ts";
 import { fullBackingName, pathOfImage } from "./image_names.ts";
 import { ImageNode } from "./image_node.ts";
 import { asksForHelp, describeImageOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
-import { createImage, refuseUnsupportedOptions } from "./new_image.ts";
+import { NewDataFile } from "./new_data_file.ts";
+import { createImage, refuseEncryption } from "./new_image.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
@@ -92,7 +93,7 @@ function createNamed(context: Context, request: CreateRequest): void {
     options.set("size", String(sizeArgument));
   }
   setBackingFile(format, options, request);
-  refuseUnsupportedOptions(format, options, false);
+  refuseEncryption(format, options);
   const backingSize = sizeOfBacking(context, name, options, request.unsafe);
   if (backingSize !== undefined && options.text("size") === undefined) options.set("size", String(backingSize));
   const size = options.number("size");
@@ -104,7 +105,9 @@ function createNamed(context: Context, request: CreateRequest): void {
   if (options.text("backing_fmt") !== undefined && options.text("backing_file") === undefined) {
     throw new CliError("Backing format cannot be used without backing file");
   }
-  createImage({ path, shownPath: path, format, size, options, createNew: false }).close();
+  using dataFile = new NewDataFile(path);
+  createImage({ path, shownPath: path, format, size, options, createNew: false, dataFile }).close();
+  dataFile.keep();
 }
 
 /** Brings what `-b` and `-F` say to the other options. */

@@ -14,6 +14,7 @@ import { RawFile } from "../image/raw_file.ts";
 import { CACHE_SIZE } from "./cache_size.ts";
 import { CliError, explainCreateError, notSupported } from "./errors.ts";
 import type { ImageOptions } from "./image_options.ts";
+import type { NewDataFile } from "./new_data_file.ts";
 
 /** The modes of preallocation by their names. */
 export const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
@@ -22,23 +23,17 @@ const MAX_INT64 = 2n ** 63n - 1n;
 const SECTOR_SIZE = 512n;
 
 /**
- * Refuses options that need a capability that is missing here.
+ * Refuses encryption, which is missing here.
  *
  * @param format Format of the image.
  * @param options Its options.
- * @param isTarget Whether the image is the target of a conversion, which decides itself what is allocated.
- * @throws {CliError} Where one of them cannot be followed.
+ * @throws {CliError} Where the image is to be encrypted.
  */
-export function refuseUnsupportedOptions(format: ImageType, options: ImageOptions, isTarget: boolean): void {
-  if (format === "qcow2") {
-    const encrypted = ["format", "key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "hash-alg", "iter-time"];
-    if (options.isOn("encryption") || encrypted.some((name) => options.text(`encrypt.${name}`) !== undefined)) {
-      throw notSupported("Encryption");
-    }
-  }
-  const preallocation = options.text("preallocation") ?? "off";
-  if (isTarget && preallocation !== "off" && PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
-    throw notSupported(`Option 'preallocation=${preallocation}'`);
+export function refuseEncryption(format: ImageType, options: ImageOptions): void {
+  if (format !== "qcow2") return;
+  const encrypted = ["format", "key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "hash-alg", "iter-time"];
+  if (options.isOn("encryption") || encrypted.some((name) => options.text(`encrypt.${name}`) !== undefined)) {
+    throw notSupported("Encryption");
   }
 }
 
@@ -58,6 +53,8 @@ export interface NewImage {
   readonly createNew: boolean;
   /** The disk that the image's backing file holds, where it is used; it is closed with the image. */
   readonly backing?: Disk | undefined;
+  /** Where the image's data file is made, should it have one. */
+  readonly dataFile: NewDataFile;
   /** When the image is made durable; when it is closed without it. */
   readonly durability?: Durability;
 }
@@ -73,7 +70,7 @@ export interface NewImage {
 export function createImage(image: NewImage, onTouch: () => void = () => {}): Disk {
   const { path, shownPath, format, createNew, durability = "none" } = image;
   const layout = format === "qcow2" ? qcow2Options(image.options) : undefined;
-  checkRawOptions(image);
+  checkRawOptions(image, onTouch);
   if (layout !== undefined && image.size > MAX_INT64 - SECTOR_SIZE) {
     throw new CliError("Could not resize image: Image size cannot be negative");
   }
@@ -88,6 +85,7 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
         durability,
         cacheSize: CACHE_SIZE,
         backing: () => image.backing,
+        openDataFile: image.dataFile.open,
       });
     onTouch();
     return disk;
@@ -98,7 +96,7 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   }
 }
 
-function checkRawOptions({ format, options, path }: NewImage): void {
+function checkRawOptions({ format, options, path, createNew }: NewImage, onTouch: () => void): void {
   const preallocation = options.text("preallocation") ?? "off";
   if (format !== "raw") return;
   if (!PREALLOCATION_MODES.some((mode) => mode === preallocation)) {
@@ -106,7 +104,8 @@ function checkRawOptions({ format, options, path }: NewImage): void {
   }
   if (preallocation !== "metadata") return;
   // As qemu-img does, which finds out only once the file is there.
-  RawFile.create(path, { size: 0 }).close();
+  RawFile.create(path, { size: 0, createNew }).close();
+  onTouch();
   throw new CliError("Unsupported preallocation mode: metadata");
 }
 
@@ -127,16 +126,22 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
   if (compressionType !== "zlib" && compressionType !== "zstd") {
     throw new CliError(`Parameter 'compression-type' does not accept value '${compressionType}'`);
   }
+  const extendedL2 = options.isOn("extended_l2");
+  if (version === 2 && extendedL2) throw needsVersion3("Extended L2 entries are only supported with");
   const clusterSize = Number(options.number("cluster_size"));
   if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 ** 21) {
     throw new CliError("Cluster size must be a power of two between 512 and 2048k");
   }
-  const lazyRefcounts = options.isOn("lazy_refcounts");
-  if (version === 2 && lazyRefcounts) {
-    throw new CliError(
-      "Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)",
-    );
+  if (extendedL2 && clusterSize < 16384) {
+    throw new CliError("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
   }
+  const backingFile = options.text("backing_file");
+  const backingFormat = options.text("backing_fmt");
+  if (backingFile !== undefined && preallocation !== "off" && !extendedL2) {
+    throw new CliError("Backing file and preallocation can only be used at the same time if extended_l2 is on");
+  }
+  const lazyRefcounts = options.isOn("lazy_refcounts");
+  if (version === 2 && lazyRefcounts) throw needsVersion3("Lazy refcounts only supported with");
   const refcountBits = Number(options.number("refcount_bits"));
   if (!isPowerOfTwo(refcountBits) || refcountBits > 64) {
     throw new CliError("Refcount width must be a power of two and may not exceed 64 bits");
@@ -146,29 +151,15 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
       "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
     );
   }
-  if (version === 2 && compressionType !== "zlib") {
-    throw new CliError(
-      "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)",
-    );
-  }
-  const backingFile = options.text("backing_file");
-  const backingFormat = options.text("backing_fmt");
   const dataFile = options.text("data_file");
   const dataFileRaw = options.isOn("data_file_raw");
-  if (version === 2 && dataFile !== undefined) {
-    throw new CliError(
-      "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
-    );
-  }
   if (dataFileRaw && dataFile === undefined) throw new CliError("data-file-raw requires data-file");
-  const extendedL2 = options.isOn("extended_l2");
-  if (extendedL2 && clusterSize < 16384) {
-    throw new CliError("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+  if (dataFileRaw && backingFile !== undefined) {
+    throw new CliError("Backing file and data-file-raw cannot be used at the same time");
   }
-  if (version === 2 && extendedL2) {
-    throw new CliError(
-      "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
-    );
+  if (version === 2 && dataFile !== undefined) throw needsVersion3("External data files are only supported with");
+  if (version === 2 && compressionType !== "zlib") {
+    throw needsVersion3("Non-zlib compression type is only supported with");
   }
   return {
     version,
@@ -183,6 +174,10 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
     dataFileRaw,
     ...(dataFile === undefined ? {} : { dataFile }),
   };
+}
+
+function needsVersion3(what: string): CliError {
+  return new CliError(`${what} compatibility level 1.1 and above (use version=v3 or greater)`);
 }
 
 function isPowerOfTwo(value: number): boolean {

@@ -13,6 +13,8 @@ import { type Context, report } from "./console.ts";
 import { CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageRequest, openImage } from "./image_files.ts";
+import { refuseInconsistentBitmaps } from "./inconsistent_bitmaps.ts";
+import { PREALLOCATION_MODES } from "./new_image.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeParameter } from "./sizes.ts";
 
@@ -26,7 +28,6 @@ const OPTIONS: readonly OptionDefinition[] = [
   { name: "shrink" },
 ];
 
-const PREALLOCATION_MODES: readonly Preallocation[] = ["off", "metadata", "falloc", "full"];
 const SECTOR_SIZE = 512n;
 const MAX_INT64 = 2n ** 63n - 1n;
 
@@ -102,16 +103,20 @@ function newSize(
 }
 
 function resizeDisk(disk: Qcow2File | RawFile, size: bigint, preallocation: Preallocation): void {
-  const format = disk instanceof Qcow2File ? "qcow2" : "raw";
-  if (format === "qcow2" && size % SECTOR_SIZE !== 0n) throw new CliError("The new size must be a multiple of 512");
-  if (format === "raw" && preallocation === "metadata") throw new CliError("Unsupported preallocation mode: metadata");
+  const isQcow2 = disk instanceof Qcow2File;
+  if (isQcow2) {
+    if (size % SECTOR_SIZE !== 0n) throw new CliError("The new size must be a multiple of 512");
+    refuseInconsistentBitmaps(disk);
+  } else if (preallocation === "metadata") {
+    throw new CliError("Unsupported preallocation mode: metadata");
+  }
   try {
     disk.resize(Number(size), { shrink: true, preallocation });
     disk.flush();
   } catch (error) {
     if (!(error instanceof Qcow2Error)) throw error;
     if (error.code === "limit-exceeded" || error.code === "invalid-argument") {
-      throw new CliError(format === "qcow2" ? "Failed to grow the L1 table: File too large" : "File too large");
+      throw new CliError(isQcow2 ? "Failed to grow the L1 table: File too large" : "File too large");
     }
     throw new CliError(error.code === "unsupported" ? error.message : `Failed to resize: ${explainIoError(error)}`);
   }

@@ -71,7 +71,7 @@ export function openDataFile(header: Header, imagePath: string, options: DataFil
       { offset: 72, found: name },
     );
   }
-  const path = allowedPath(reference, imagePath);
+  const path = allowedDataFile(reference, imagePath);
   try {
     return acquireFile(path, { write, lock });
   } catch (error) {
@@ -108,7 +108,7 @@ export function createDataFile(
   } else if (policy === "refuse") {
     throw new Qcow2Error("data-file-refused", `Creating the data file "${reference.name}" is not allowed`);
   } else {
-    const path = allowedPath(reference, imagePath);
+    const path = allowedDataFile(reference, imagePath);
     made = exists(path) ? undefined : path;
     file = made === undefined ? acquireFile(path, { write: true, lock }) : createFile(path, { createNew: true, lock });
   }
@@ -199,7 +199,15 @@ export function withDataFileName(header: Header, name: string, imagePath: string
   return others.toSpliced(Math.max(0, index), 0, { type: EXTENSION.dataFile, data: new TextEncoder().encode(name) });
 }
 
-function allowedPath({ name, path }: DataFileReference, imagePath: string): string {
+/**
+ * What `allow` opens.
+ *
+ * @param reference What the image says.
+ * @param imagePath Path of the image.
+ * @returns Path of the file.
+ * @throws {Qcow2Error} With code `unsupported` where the name is missing or no local file's, `corrupt` where it is the image's.
+ */
+export function allowedDataFile({ name, path }: DataFileReference, imagePath: string): string {
   if (path === undefined) {
     const problem = name === undefined ? "Image does not name its data file" : `Data file "${name}" is no local file`;
     throw new Qcow2Error("unsupported", problem, { found: name ?? "no name" });

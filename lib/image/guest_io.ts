@@ -485,7 +485,14 @@ export class GuestIo {
     const { subclusterSize, clusterSize } = this.#metadata.geometry;
     const first = Math.min(end, subclusterSize < clusterSize ? alignUp(offset, subclusterSize) : end);
     this.#zeroBytes(offset, first);
-    if (first < end) this.#zeroStates(first, alignUp(end, subclusterSize), false, end);
+    const last = first < end ? alignUp(end, subclusterSize) : first;
+    const run = new MappedRun();
+    for (let position = first; position < last;) {
+      this.#mapping.find(position, last - position, run);
+      const { kind, length } = run;
+      if (this.#hasContent(kind, position)) this.#zeroStates(position, position + length, false, end);
+      position += length;
+    }
   }
 
   /** Makes whole clusters read as zeroes. */

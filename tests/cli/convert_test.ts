@@ -109,6 +109,83 @@ qemuTest("convert -S 0 leaves no holes", async () => {
   assertMatch(qemuImg("check", target).stdout, /^16\/16 = 100.00% allocated/m);
 });
 
+qemuTest("convert makes targets with the options that qemu-img knows", async () => {
+  using folder = new Folder();
+  const [source, base, target, data] = ["source.qcow2", "base.qcow2", "target", "data"].map((name) =>
+    folder.path(name)
+  );
+  if (source === undefined || base === undefined || target === undefined || data === undefined) return;
+  qemuImg("create", "-q", "-f", "qcow2", source, "3M");
+  // Whole clusters: QEMU's conversion writes subclusters where only they are not zero.
+  qemuIo(source, "write -P 1 0 640k", "write -z 1M 512k", "write -P 2 2M 128k", `write -P 3 ${3 * 1024 - 64}k 64k`);
+  qemuImg("create", "-q", "-f", "qcow2", base, "3M");
+  qemuIo(base, "write -P 1 0 128k", "write -P 9 1M 128k");
+  const prepare = () => {
+    for (const name of folder.names()) if (name === "target" || name === "data") Deno.removeSync(folder.path(name));
+  };
+  const modes = ["off", "metadata", "falloc", "full"];
+  const raw = modes.map((mode) => ["-O", "raw", "-o", `preallocation=${mode}`]);
+  const qcow2: readonly string[][] = [
+    ...["", ",extended_l2=on", `,data_file=${data}`, `,data_file=${data},data_file_raw=on`].flatMap((more) =>
+      modes.map((mode) => ["-o", `preallocation=${mode}${more}`])
+    ),
+    ["-o", `preallocation=metadata,extended_l2=on,data_file=${data}`],
+    ["-S", "0", "-o", "preallocation=metadata"],
+    ["-S", "0", "-o", `data_file=${data},extended_l2=on`],
+    ["-c", "-o", "compression_type=zstd"],
+    ["-c", "-o", "preallocation=off,extended_l2=on"],
+    ["-c", "-o", "compat=0.10"],
+    ["-o", "lazy_refcounts=on,refcount_bits=1,cluster_size=4k"],
+    ["-o", "refcount_bits=64,compat=v3"],
+    ["-o", "preallocation=falloc,compat=0.10,cluster_size=4k"],
+    ["-B", base, "-F", "qcow2", "-o", "extended_l2=on"],
+    ["-B", base, "-F", "qcow2", "-o", `data_file=${data}`],
+  ];
+  for (const args of [...raw, ...qcow2.map((list) => ["-O", "qcow2", ...list])]) {
+    const isRaw = args[1] === "raw";
+    await assertSame(["convert", ...args, source, target], {
+      prepare,
+      outcome: () => {
+        if (args.includes("preallocation=metadata") && isRaw) return undefined;
+        assertIdentical(source, target);
+        const info = JSON.parse(qemuImg("info", "--output=json", target).stdout);
+        const check = qemuImg("check", "--output=json", target);
+        const sizes = args.includes("-c") ? [] : [target, data].map((path) => existing(path)?.size);
+        const reserves = /falloc|full/.test(args.join());
+        const held = (existing(data)?.blocks ?? existing(target)?.blocks ?? 0) * 512 >= 3 << 20;
+        return {
+          specific: info["format-specific"],
+          allocated: isRaw || args.includes("-c") ? check.code : JSON.parse(check.stdout)["allocated-clusters"],
+          sizes,
+          held: reserves && held,
+        };
+      },
+    });
+  }
+});
+
+function existing(path: string): Deno.FileInfo | undefined {
+  try {
+    return Deno.statSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+Deno.test("convert takes a data file away again where the target is not completed, unless it was there", async () => {
+  using folder = new Folder();
+  const [source, target, data] = [folder.path("source"), folder.path("target"), folder.path("data")];
+  makeRaw(source, 1 << 20);
+  const convert = () => program("convert", "-c", "-O", "qcow2", "-o", `data_file=${data}`, source, target);
+  assertEquals((await convert()).code, 1);
+  assertEquals(folder.names(), ["source"]);
+  Deno.writeFileSync(data, new Uint8Array());
+  assertEquals((await convert()).code, 1);
+  assertEquals(folder.names(), ["data", "source"]);
+  assertEquals((await program("convert", "-o", "preallocation=metadata", source, target)).code, 1);
+  assertEquals(folder.names(), ["data", "source"]);
+});
+
 qemuTest("convert -p prints the lines that qemu-img prints", async () => {
   using folder = new Folder();
   const source = folder.path("source.raw");
@@ -153,6 +230,14 @@ qemuTest("convert fails with the words of qemu-img", async () => {
       ["-r", "foo", source, target],
       ["-C", "-S", "4k", source, target],
       ["-c", source, target],
+      ["-c", "-o", "preallocation=full", source, target],
+      ["-c", "-O", "qcow2", "-o", "preallocation=metadata", source, target],
+      ["-c", "-O", "qcow2", "-o", "preallocation=foo", source, target],
+      ["-O", "qcow2", "-o", "preallocation=foo", source, target],
+      ["-o", "preallocation=foo", source, target],
+      ["-O", "qcow2", "-o", "data_file_raw=on", source, target],
+      ["-O", "qcow2", "-o", "compat=0.10,data_file=d,extended_l2=on", source, target],
+      ["-O", "qcow2", "-o", "extended_l2=on,cluster_size=8k,lazy_refcounts=on", source, target],
       ["-n", source, none],
       ["-n", source, target],
       ["-n", "-O", "qcow2", source, target],
@@ -181,7 +266,7 @@ Deno.test("convert says which capability is missing, in one line, and touches no
   for (
     const args of [
       ["--object", "tls-creds-anon,id=x"],
-      ["-o", "preallocation=full"],
+      ["-o", "encrypt.format=luks"],
     ]
   ) {
     const { code, stdout, stderr } = await program("convert", "-O", "qcow2", ...args, source, target);

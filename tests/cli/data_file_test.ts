@@ -1,7 +1,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { filled, MIB, qemuImg, qemuIo } from "../images.ts";
 import { qemuTest } from "../qemu.ts";
-import { Folder, program } from "./_program.ts";
+import { assertSame, Folder, program } from "./_program.ts";
 
 qemuTest("create, map, check and convert handle data files and subclusters as qemu-img does", async () => {
   using folder = new Folder();
@@ -24,6 +24,45 @@ qemuTest("create, map, check and convert handle data files and subclusters as qe
     qemuImg("compare", "-q", image, copy);
     for (const name of folder.names()) Deno.removeSync(folder.path(name));
   }
+});
+
+/** Does something with another working directory. */
+async function within(path: string, act: () => Promise<void>): Promise<void> {
+  const before = Deno.cwd();
+  Deno.chdir(path);
+  try {
+    await act();
+  } finally {
+    Deno.chdir(before);
+  }
+}
+
+qemuTest("A relative name of a data file begins in the working directory, as it does for qemu-img", async () => {
+  using folder = new Folder();
+  const [here, there] = [folder.path("here"), folder.path("there")];
+  Deno.mkdirSync(here);
+  Deno.mkdirSync(there);
+  await within(here, async () => {
+    const image = `${there}/image`;
+    for (const makes of ["create", "convert"]) {
+      const source = folder.path("source");
+      qemuImg("create", "-q", "-f", "raw", source, "1M");
+      const options = ["-O", "qcow2", "-o", "data_file=data"];
+      const made = makes === "convert"
+        ? await program("convert", ...options, source, image)
+        : await program("create", "-q", "-f", "qcow2", "-o", "data_file=data", image, "1M");
+      assertEquals(made, { code: 0, stdout: "", stderr: "" });
+      assertEquals([...Deno.readDirSync(here)].map(({ name }) => name), ["data"]);
+      qemuIo("../there/image", ["write -P 1 0 64k"]);
+      assertEquals((await program("convert", image, folder.path("copy"))).code, 0);
+      assertEquals(Deno.readFileSync(folder.path("copy")).subarray(0, 65536), filled(65536, 1));
+      assertEquals((await program("resize", "-q", image, "2M")).code, 0);
+      assertEquals(Deno.statSync("data").size, 2 * MIB);
+      assertEquals((await program("map", "--output=json", image)).stdout, qemuImg("map", "--output=json", image));
+      Deno.removeSync("data");
+    }
+    await assertSame(["map", image]);
+  });
 });
 
 qemuTest("create refuses what does not go with data files and subclusters in QEMU's words", async () => {

@@ -1,7 +1,9 @@
 import { assertEquals } from "@std/assert";
+import { decodeBitmapsPointer, EXTENSION } from "../../lib/format/mod.ts";
+import { Qcow2File } from "../../lib/image/qcow2_file.ts";
 import { qemuTest } from "../qemu.ts";
 import { assertQemuClean } from "../images.ts";
-import { assertSame, Folder, program, qemuImg } from "./_program.ts";
+import { assertSame, Folder, patch, program, qemuImg, qemuIo } from "./_program.ts";
 
 const CASES: readonly (readonly string[])[] = [
   ["IMAGE", "2M"],
@@ -65,6 +67,57 @@ qemuTest("resize refuses what qemu-img refuses of version 2 images with snapshot
   qemuImg("create", "-q", "-f", "qcow2", "-o", "compat=0.10", image, "1M");
   qemuImg("snapshot", "-c", "one", image);
   await assertSame(["resize", "-f", "qcow2", image, "2M"]);
+});
+
+qemuTest("resize takes subclusters, data files and bitmaps along as qemu-img does", async () => {
+  using folder = new Folder();
+  const [image, data] = [folder.path("disk.qcow2"), folder.path("disk.data")];
+  const options = ["compat=1.1", "extended_l2=on", `data_file=${data}`, `data_file=${data},data_file_raw=on`];
+  for (const option of [...options, `data_file=${data},extended_l2=on`]) {
+    const resized = [["2M"], ["--shrink", "300k"], ["--preallocation=metadata", "3M"], ["--preallocation=full", "3M"]];
+    for (const words of resized) {
+      await assertSame(["resize", ...words.slice(0, -1), image, words.at(-1) ?? ""], {
+        prepare: () => {
+          qemuImg("create", "-q", "-f", "qcow2", "-o", option, image, "1M");
+          qemuImg("bitmap", "--add", image, "auto");
+          qemuIo(image, "write -P 1 0 100k", "write -P 2 900k 100k");
+          qemuImg("bitmap", "--add", "--disable", image, "still");
+          qemuImg("bitmap", "--merge", "auto", image, "still");
+        },
+        outcome: () => {
+          assertQemuClean(image);
+          qemuIo(image, "read -P 1 0 100k", "read -P 0 100k 200k");
+          const info = JSON.parse(qemuImg("info", "--output=json", image).stdout);
+          const check = JSON.parse(qemuImg("check", "--output=json", image).stdout);
+          const dataSize = option.includes("data_file") ? Deno.statSync(data).size : undefined;
+          return [info["virtual-size"], info["format-specific"], check["allocated-clusters"], dataSize];
+        },
+      });
+    }
+  }
+});
+
+qemuTest("resize and amend refuse an image with an inconsistent bitmap in the words of qemu-img", async () => {
+  using folder = new Folder();
+  const image = folder.path("disk.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", image, "1M");
+  qemuImg("bitmap", "--add", image, "one");
+  qemuImg("bitmap", "--add", image, "two");
+  {
+    using disk = Qcow2File.open(image);
+    const extension = disk.header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
+    const { directoryOffset } = decodeBitmapsPointer(extension?.data ?? new Uint8Array());
+    patch(image, [directoryOffset + 32 + 12, 0, 0, 0, 3]);
+  }
+  for (const args of [["resize", image, "2M"], ["resize", "--shrink", image, "512k"], ["resize", image, "1M"]]) {
+    await assertSame(args, {
+      outcome: () => JSON.parse(qemuImg("info", "--output=json", image).stdout)["virtual-size"],
+    });
+  }
+  await assertSame(["amend", "-o", "size=2M", image]);
+  // Without the bit for them they mean nothing, and do not stand in the way.
+  patch(image, [95, 0]);
+  assertEquals((await program("resize", image, "2M")).stdout, "Image resized.\n");
 });
 
 Deno.test("resize explains itself", async () => {
