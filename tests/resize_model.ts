@@ -241,12 +241,11 @@ export class ResizeModel {
       return;
     }
     const content = this.#snapshots.get(name) ?? new Uint8Array();
-    // The bitmaps of an image have the size of its disk.
-    if (content.length !== this.content.length && this.#bitmaps.size > 0) return;
     this.#log.push(`apply ${name}`);
     this.#disk.applySnapshot(name);
-    this.#mark(0, this.content.length);
+    this.#setSize(content.length);
     this.content = content.slice();
+    this.#mark(0, content.length);
   }
 
   #bitmap(): void {

@@ -9,7 +9,7 @@ import { BITMAP_FLAG, type BitmapEntry } from "../format/bitmap_directory.ts";
 import { MAX_BITMAP_GRANULARITY_BITS, MIN_BITMAP_GRANULARITY_BITS } from "../format/limits.ts";
 import { BitmapChanges, type DirtyExtent, extentsOfChunks, uniteChunks } from "../metadata/bitmap_changes.ts";
 import { BitmapRecorder } from "../metadata/bitmap_recorder.ts";
-import { BitmapStore } from "../metadata/bitmap_store.ts";
+import { type BitmapResizeOptions, BitmapStore } from "../metadata/bitmap_store.ts";
 import { BitmapTable, writeBitmapTable } from "../metadata/bitmap_table.ts";
 import { bitmapsAreConsistent } from "../metadata/bitmaps.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
@@ -96,9 +96,9 @@ export class Bitmaps {
     this.#store.checkResize(diskSize);
   }
 
-  /** Changes the size of the disk in the header, and with it all bitmaps, which were prepared for it. */
-  resize(diskSize: number): void {
-    this.#store.resize(diskSize);
+  /** Changes the size of the disk, and with it all bitmaps, which were prepared for it. */
+  resize(diskSize: number, options: BitmapResizeOptions = {}): void {
+    this.#store.resize(diskSize, options);
   }
 
   /** Adds an empty bitmap. */

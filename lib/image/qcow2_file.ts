@@ -1014,9 +1014,19 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   applySnapshot(idOrName: string): void {
     this.#assertWritable();
+    const { snapshots } = this;
+    const size = snapshots[findSnapshot(snapshots, idOrName)]?.diskSize ?? this.size;
     // The disk may become another one anywhere.
-    this.#bitmaps.record(0, this.size);
-    applySnapshot(this.#metadata, idOrName);
+    if (size === this.size) {
+      this.#bitmaps.record(0, size);
+      applySnapshot(this.#metadata, idOrName);
+      return;
+    }
+    this.#bitmaps.prepareResize(size);
+    this.#bitmaps.resize(size, {
+      switchHeader: (changes) => applySnapshot(this.#metadata, idOrName, changes),
+      marksAll: true,
+    });
   }
 
   /**

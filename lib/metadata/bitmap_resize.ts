@@ -5,7 +5,7 @@
  */
 
 import { type BitmapEntry, withBitmapTable } from "../format/bitmap_directory.ts";
-import type { BitmapChunk } from "./bitmap_changes.ts";
+import { BitmapChanges, type BitmapChunk } from "./bitmap_changes.ts";
 import { BitmapTable, type FreshBitmapTable, writeBitmapTable } from "./bitmap_table.ts";
 import { type BitmapDimensions, bitmapTableEntryCount } from "./bitmaps.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
@@ -25,6 +25,7 @@ export interface ResizedBitmap {
  * @param entry The bitmap, which can be used.
  * @param from Sizes of disk and clusters as they are.
  * @param to Sizes of disk and clusters as they will be.
+ * @param marksAll Whether all bits are set, since the disk becomes another one.
  * @returns The bitmap, with a new table only where the old one does not fit.
  */
 export function resizeBitmap(
@@ -32,11 +33,21 @@ export function resizeBitmap(
   entry: BitmapEntry,
   from: BitmapDimensions,
   to: BitmapDimensions,
+  marksAll: boolean,
 ): ResizedBitmap {
-  const bitCount = Math.ceil(Math.min(from.diskSize, to.diskSize) / 2 ** entry.granularityBits);
-  const chunkBits = to.clusterSize * 8;
   const tableEntryCount = bitmapTableEntryCount(to, entry.granularityBits);
   const old = new BitmapTable(metadata, entry).validated();
+  const withTable = (chunkOf: (index: number) => BitmapChunk | undefined): ResizedBitmap => {
+    const table = writeBitmapTable(metadata, tableEntryCount, old, chunkOf);
+    return { entry: withBitmapTable(entry, { tableOffset: table.offset, tableEntryCount }), table };
+  };
+  if (marksAll) {
+    const all = new BitmapChanges(to, entry.granularityBits);
+    if (to.diskSize > 0) all.mark(0, to.diskSize);
+    return withTable((index) => all.chunk(index));
+  }
+  const bitCount = Math.ceil(Math.min(from.diskSize, to.diskSize) / 2 ** entry.granularityBits);
+  const chunkBits = to.clusterSize * 8;
   /** The bits of a cluster where they change. */
   const changedChunk = (index: number): BitmapChunk | undefined => {
     const kept = bitCount - index * chunkBits;
@@ -47,8 +58,7 @@ export function resizeBitmap(
   };
   const lastCut = changedChunk(Math.floor(bitCount / chunkBits));
   if (tableEntryCount === old.entryCount && lastCut === undefined) return { entry, table: undefined };
-  const table = writeBitmapTable(metadata, tableEntryCount, old, changedChunk);
-  return { entry: withBitmapTable(entry, { tableOffset: table.offset, tableEntryCount }), table };
+  return withTable(changedChunk);
 }
 
 /** Clears the bits of a chunk from one on; the same chunk where there are none set. */

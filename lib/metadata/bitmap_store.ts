@@ -48,6 +48,21 @@ export interface TableChange {
   readonly table: FreshBitmapTable;
 }
 
+/** Changes the header of an image, with some fields that are given. */
+export type SwitchHeader = (changes: Partial<Header>) => void;
+
+/** How {@linkcode BitmapStore.resize} goes about it. */
+export interface BitmapResizeOptions {
+  /** Changes the size in the header; without it, nothing else changes there. */
+  readonly switchHeader?: SwitchHeader;
+  /**
+   * Whether bitmaps that record writes mark everything, since the disk becomes another one.
+   *
+   * @default {false}
+   */
+  readonly marksAll?: boolean;
+}
+
 /**
  * The bitmap directory. A change of one field is made in place, in one sector of the host; one of the number of bitmaps by a
  * new directory, which the header points to when everything that it needs is durable.
@@ -258,30 +273,33 @@ export class BitmapStore {
   }
 
   /**
-   * Changes the size of the disk in the header, and with it all bitmaps. Where the header has told the new size and does not
-   * point to the new directory yet, it says that bitmaps are inconsistent.
+   * Changes the size of the disk, and with it all bitmaps. Where the header has told the new size and does not point to the new
+   * directory yet, it says that bitmaps are inconsistent.
    *
    * @param diskSize The size in bytes, one that {@linkcode BitmapStore.checkResize} lets pass.
-   * @throws {Qcow2Error} With code `no-space` or `io` where the host fails.
+   * @param options How the size changes in the header; whether bitmaps that record writes mark everything then.
+   * @throws {Qcow2Error} With code `no-space` or `io` where the host fails, or as the change of the header does.
    */
-  resize(diskSize: number): void {
+  resize(diskSize: number, { switchHeader, marksAll = false }: BitmapResizeOptions = {}): void {
+    const change = switchHeader ?? ((changes) => this.#metadata.updateHeader({ size: diskSize, ...changes }));
     const entries = bitmapsAreConsistent(this.#metadata.header) ? this.entries() : [];
     const resized: ResizedBitmap[] = [];
     const fresh = () => resized.flatMap(({ table }) => table?.allocated ?? []);
     try {
+      const to = { ...this.dimensions, diskSize };
       for (const entry of entries) {
-        resized.push(resizeBitmap(this.#metadata, entry, this.dimensions, { ...this.dimensions, diskSize }));
+        resized.push(resizeBitmap(this.#metadata, entry, this.dimensions, to, marksAll && entry.auto));
       }
     } catch (error) {
       releaseAll(this.#metadata, fresh());
       throw error;
     }
     if (resized.every(({ table }) => table === undefined)) {
-      this.#metadata.updateHeader({ size: diskSize });
+      change({});
       return;
     }
     const replaced = resized.flatMap(({ table }) => table?.replaced ?? []);
-    this.#replaceDirectory(resized.map(({ entry }) => entry), fresh(), replaced, { size: diskSize });
+    this.#replaceDirectory(resized.map(({ entry }) => entry), fresh(), replaced, change);
   }
 
   get #pointer(): BitmapsPointer | undefined {
@@ -311,13 +329,13 @@ export class BitmapStore {
 
   /**
    * Goes over to a new directory: `fresh` clusters are in use from then on, `unused` ones no longer. Where the header changes
-   * besides, bitmaps count as inconsistent from the moment in which it does until it points to the directory.
+   * besides, it says of bitmaps that they are inconsistent until it points to the directory.
    */
   #replaceDirectory(
     entries: readonly BitmapEntry[],
     fresh: readonly ClusterRun[],
     unused: readonly number[],
-    changes?: Partial<Header>,
+    switchHeader?: SwitchHeader,
   ): void {
     const { allocator, file } = this.#metadata;
     const { clusterSize } = this.dimensions;
@@ -339,9 +357,14 @@ export class BitmapStore {
       throw error;
     }
     this.#makeDurable(allocated);
-    if (changes !== undefined) {
+    if (switchHeader !== undefined) {
       const { autoclearFeatures } = this.#metadata.header;
-      this.#metadata.updateHeader({ ...changes, autoclearFeatures: autoclearFeatures & ~AUTOCLEAR.bitmaps });
+      try {
+        switchHeader({ autoclearFeatures: autoclearFeatures & ~AUTOCLEAR.bitmaps });
+      } catch (error) {
+        releaseAll(this.#metadata, allocated);
+        throw error;
+      }
     }
     this.#metadata.setBitmapsPointer(pointer);
     for (const offset of [...old, ...unused]) allocator.freeLater(offset);

@@ -9,8 +9,7 @@
 
 import { Qcow2Error } from "../errors.ts";
 import { l1EntryCountFor } from "../format/geometry.ts";
-import { EXTENSION } from "../format/header_extensions.ts";
-import { hasDataFile } from "../format/header.ts";
+import { hasDataFile, type Header } from "../format/header.ts";
 import { MAX_L1_TABLE_LENGTH, MAX_SNAPSHOT_COUNT, MAX_SNAPSHOT_TABLE_LENGTH } from "../format/limits.ts";
 import { completeSnapshot, encodeSnapshot, encodeSnapshotExtra, type Snapshot } from "../format/snapshot_table.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
@@ -83,25 +82,16 @@ export function createSnapshot(metadata: ImageMetadata, name: string, date: Date
  *
  * @param metadata The image, ready for writing.
  * @param idOrName The snapshot.
- * @throws {Qcow2Error} With code `invalid-argument` where there is no such snapshot, `unsupported` with an external data file
- * or where bitmaps would have to change their size; otherwise as {@linkcode createSnapshot} does. The image is as before then.
+ * @param changes What else changes in the header, together with the rest.
+ * @throws {Qcow2Error} With code `invalid-argument` where there is no such snapshot, `unsupported` with an external data file;
+ * otherwise as {@linkcode createSnapshot} does. The image is as before then.
  */
-export function applySnapshot(metadata: ImageMetadata, idOrName: string): void {
+export function applySnapshot(metadata: ImageMetadata, idOrName: string, changes: Partial<Header> = {}): void {
   const { old, bytes } = begin(metadata);
   const { header, geometry, mapping } = metadata;
   const snapshot = snapshotAt(old, findSnapshot(old.snapshots, idOrName));
   // The entry counts in sectors, the header need not.
   const size = snapshot.diskSize === metadata.diskSize ? header.size : snapshot.diskSize ?? header.size;
-  if (size !== header.size && header.extensions.some(({ type }) => type === EXTENSION.bitmaps)) {
-    throw new Qcow2Error(
-      "unsupported",
-      `Snapshot "${idOrName}" has another size, which the image's bitmaps cannot take`,
-      {
-        found: size,
-        expected: header.size,
-      },
-    );
-  }
   const entryCount = Math.max(snapshot.l1EntryCount, l1EntryCountFor(geometry, size));
   if (entryCount * 8 > MAX_L1_TABLE_LENGTH) {
     throw new Qcow2Error("limit-exceeded", `Snapshot "${idOrName}" needs an L1 table of ${entryCount} entries`, {
@@ -111,11 +101,11 @@ export function applySnapshot(metadata: ImageMetadata, idOrName: string): void {
   }
   const l1 = new PointerTable(snapshot.l1TableOffset, new Uint8Array(entryCount * 8));
   l1.bytes.set(readL1(metadata, snapshot).bytes);
-  const changes = new RefcountChanges();
+  const refcountChanges = new RefcountChanges();
   const tree = new TableTree(metadata);
-  tree.count(l1, 1, changes);
-  tree.count(mapping.l1, -1, changes);
-  replaceSnapshotTable(metadata, old, { l1, size, snapshotTable: bytes, changes });
+  tree.count(l1, 1, refcountChanges);
+  tree.count(mapping.l1, -1, refcountChanges);
+  replaceSnapshotTable(metadata, old, { l1, size, snapshotTable: bytes, changes: refcountChanges, header: changes });
 }
 
 /**

@@ -23,6 +23,7 @@
  */
 
 import { Qcow2Error } from "../errors.ts";
+import type { Header } from "../format/header.ts";
 import { setRefcount } from "../format/refcount_entries.ts";
 import { COPIED_FLAG, entryLower, entryUpper, refcountTableEntryOffset } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
@@ -48,6 +49,8 @@ export interface SwitchTarget {
   readonly changes: RefcountChanges;
   /** Clusters of tables that go away: their refcounts fall afterwards. */
   readonly retired: readonly ClusterRun[];
+  /** What else changes in the header, together with the rest. */
+  readonly header?: Partial<Header>;
 }
 
 /**
@@ -271,9 +274,10 @@ class StructureSwitch {
   }
 
   #point(places: Places, l1: PointerTable | undefined, refcountTable: PointerTable | undefined): void {
-    const { size, snapshotCount } = this.#target;
+    const { size, snapshotCount, header } = this.#target;
     this.#metadata.switchTo(
       {
+        ...header,
         size,
         snapshotCount,
         snapshotTableOffset: places.snapshotTableOffset,

@@ -160,6 +160,43 @@ for (const { name, created, from, to, preallocation = "off", bitmap = false, sna
   });
 }
 
+for (const [clusterSize, from, to] of [[512, 3 * MIB, 100 * KIB + 512], [4096, 100 * KIB, 900 * KIB]] as const) {
+  Deno.test(`A crash while a snapshot of ${to} bytes is applied to ${from} bytes leaves one of both, and no bitmap that lacks a change`, () => {
+    const random = new Random(`apply ${to}`);
+    const file = new MemoryBlockFile();
+    const [before, after] = [random.bytes(from), random.bytes(to)];
+    const written = { offset: 4096, length: 8192 };
+    {
+      using disk = Qcow2File.create(file, { size: to, clusterSize, refcountBits: 64 });
+      disk.writeAt(0, after);
+      disk.createSnapshot("other");
+      disk.resize(from, { shrink: true });
+      disk.writeAt(0, before);
+      disk.addBitmap("auto", { granularity: 512 });
+      disk.writeAt(written.offset, before.subarray(written.offset, written.offset + written.length));
+      disk.addBitmap("still", { granularity: 512, disabled: true });
+      disk.mergeBitmap("auto", "still");
+    }
+    let applied = 0;
+    const states = everyCrash(file.toBytes(), random, (recorder) => {
+      using disk = Qcow2File.open(recorder, { write: true });
+      disk.applySnapshot("other");
+    }, (state, what) => {
+      assertEquals(checkImage(state).corruptions, 0, what);
+      using disk = Qcow2File.open(state, { write: true });
+      const isApplied = disk.size === to;
+      assertSame(readBytes(disk, 0, disk.size), isApplied ? after : before, what);
+      for (const { name, inconsistent } of disk.bitmaps) {
+        if (inconsistent) continue;
+        const marked = isApplied && name === "auto" ? [{ offset: 0, length: to }] : [written];
+        assertEquals([...disk.dirtyExtents(name)], marked, `${name} after ${what}`);
+        if (isApplied) applied++;
+      }
+    });
+    assert(states > 20 && applied > 0, `${states} states`);
+  });
+}
+
 /** The stretches as far as a disk of a size has them. */
 function cut(extents: readonly DirtyExtent[], size: number): DirtyExtent[] {
   return extents.filter(({ offset }) => offset < size).map(({ offset, length }) => {

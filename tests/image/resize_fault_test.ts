@@ -8,17 +8,16 @@ interface Made {
   readonly options?: Partial<CreateOptions>;
   /** Whether a bitmap watches. */
   readonly bitmap?: boolean;
+  /** What happens to it before the host is full. */
+  readonly prepare?: (disk: Qcow2File) => void;
 }
 
 /**
  * Lets a host be full at each write in turn, to the image or its data file, and asserts that the image is sound with all of its
  * content whatever failed.
  */
-function failEachWrite(
-  from: number,
-  act: (disk: Qcow2File) => void,
-  { options = {}, bitmap = false }: Made = {},
-): void {
+function failEachWrite(from: number, act: (disk: Qcow2File) => void, made: Made = {}): void {
+  const { options = {}, bitmap = false, prepare } = made;
   for (let failing = 0;; failing++) {
     const inner = new MemoryBlockFile();
     const innerData = new MemoryBlockFile();
@@ -29,6 +28,7 @@ function failEachWrite(
     if (bitmap) disk.addBitmap("watched", { granularity: 512 });
     const content = filled(50 * KIB, 3);
     disk.writeAt(0, content);
+    prepare?.(disk);
     disk.flush();
     let writes = 0;
     file.onCall = data.onCall = ({ call }) => {
@@ -56,7 +56,7 @@ function failEachWrite(
     assertEquals(readBytes(reopened, end - 1024, 1024), new Uint8Array(1024).fill(4, 512));
     for (const { inconsistent } of reopened.bitmaps) {
       // Where the header had told the new size already, nobody trusts the bitmaps any more.
-      if (inconsistent) continue;
+      if (inconsistent || !bitmap) continue;
       const written = [{ offset: 0, length: content.length }, { offset: end - 512, length: 512 }];
       assertEquals([...reopened.dirtyExtents("watched")], written, `Write ${failing}`);
     }
@@ -102,6 +102,20 @@ Deno.test("resize() on a host that is full leaves a sound image with a data file
       failEachWrite(100 * KIB + 512, grow, { options, bitmap: true });
     }
     failEachWrite(300 * KIB, (disk) => disk.resize(60 * KIB, { shrink: true }), { options });
+  }
+});
+
+Deno.test("applySnapshot() on a host that is full leaves a sound image when bitmaps change with it", () => {
+  for (const size of [200 * KIB, 3 * MIB]) {
+    failEachWrite(300 * KIB, (disk) => disk.applySnapshot("other"), {
+      prepare: (disk) => {
+        disk.resize(size, { shrink: true });
+        disk.createSnapshot("other");
+        disk.resize(300 * KIB, { shrink: true });
+        disk.addBitmap("watched", { granularity: 512 });
+        disk.writeAt(0, filled(512, 3));
+      },
+    });
   }
 });
 

@@ -137,9 +137,10 @@ export class PlainDisk {
 
   /** Becomes what it was when a snapshot was taken. */
   applySnapshot({ content }: PlainSnapshot): void {
-    // It may become another one anywhere.
-    this.record(0, this.size);
+    this.resize(content.size);
     this.content = content.clone();
+    // It may have become another one anywhere.
+    this.record(0, this.size);
   }
 
   /** Drops a snapshot. */

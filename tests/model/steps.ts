@@ -156,11 +156,9 @@ export class Session {
     const { plain, kind, random } = this.#image;
     if (plain.snapshots.length === 0 || !this.#may("apply snapshot")) return;
     const snapshot = random.pick(plain.snapshots);
-    // QEMU applies none where there are bitmaps, this package only those that leave their length as it is.
-    if (plain.bitmaps.length > 0 && snapshot.content.size !== plain.size) return;
     this.#image.note(`apply snapshot ${snapshot.name}`);
-    // Bitmaps know of it even where it is refused.
-    plain.record(0, plain.size);
+    // Bitmaps know of it even where it is refused, unless the size would have changed.
+    if (snapshot.content.size === plain.size) plain.record(0, plain.size);
     const done = this.#attempt(
       () => {
         this.#disk.applySnapshot(snapshot.id);

@@ -27,10 +27,16 @@ const CASES: readonly Case[] = [
     backed: true,
   },
   { name: "clusters of 64 KiB", created: { preallocation: "metadata" }, maxSize: 2 * MIB, snapshots: true },
-  { name: "subclusters of 512 bytes", created: { clusterSize: 16 * KIB, extendedL2: true }, maxSize: MIB },
+  {
+    name: "subclusters of 512 bytes",
+    created: { clusterSize: 16 * KIB, extendedL2: true },
+    snapshots: true,
+    maxSize: MIB,
+  },
   {
     name: "subclusters over a backing file",
     created: { clusterSize: 16 * KIB, extendedL2: true, preallocation: "falloc" },
+    snapshots: true,
     maxSize: MIB,
     backed: true,
   },
