@@ -515,13 +515,15 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
 
   /**
    * Makes the disk longer or shorter. What is added reads as zeroes, also where a backing file is longer than the disk was.
-   * The change is durable on return; a crash leaves the old size or the new one.
+   * A data file becomes as long as the disk; bitmaps lose the bits of what is lost, and those of what is added are clear. The
+   * change is durable on return. A crash leaves the old size or the new one, and bitmaps that fit it or are inconsistent.
    *
    * @param size The new virtual size in bytes, rounded up to a multiple of 512.
    * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
    * @throws {Qcow2Error} With code `invalid-argument` where the disk would become shorter without `shrink: true`,
-   * `unsupported` where the image has bitmaps, or snapshots in version 2, `limit-exceeded` where the size needs larger
-   * clusters; otherwise as {@linkcode Qcow2File.writeAt} does.
+   * `unsupported` where the image has snapshots in version 2, or a bitmap that is inconsistent, cannot be used or would become
+   * too large, `limit-exceeded` where the size needs larger clusters; otherwise as {@linkcode Qcow2File.writeAt} does. Bitmaps
+   * that are all inconsistent, for want of the autoclear bit, stay as they are.
    *
    * @example Usage
    * ```ts
@@ -991,11 +993,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
 
   /**
    * Makes the disk what it was when a snapshot was taken, its size included. What it is now is lost, unless a snapshot holds it
-   * too; the snapshot stays.
+   * too; the snapshot stays. Bitmaps that record writes mark all of it.
    *
    * @param idOrName Identifier of the snapshot, or else its name.
-   * @throws {Qcow2Error} With code `invalid-argument` where there is no such snapshot; otherwise as
-   * {@linkcode Qcow2File.createSnapshot} does. The image is as before then.
+   * @throws {Qcow2Error} With code `invalid-argument` where there is no such snapshot, `unsupported` where it has another size
+   * and a bitmap cannot be brought to that; otherwise as {@linkcode Qcow2File.createSnapshot} does. The image is as before then.
    *
    * @example Usage
    * ```ts
