@@ -143,12 +143,22 @@ function resize(image: ModelImage): void {
   const { plain, random, kind } = image;
   if (!random.oneIn(2) || !isPossible("resize", image)) return;
   const size = image.newSize();
+  const oldSize = plain.size;
   // QEMU has no way to hide the backing file in version 2.
-  if (size > plain.size && kind.version === 2 && kind.backing !== "none") return;
-  image.note(`QEMU: resize to ${size}`);
-  qemuImg("resize", "-q", "--shrink", "-f", "qcow2", image.path, String(size));
+  if (size > oldSize && kind.version === 2 && kind.backing !== "none") return;
+  const { code, stderr } = run("qemu-img", ["resize", "-q", "--shrink", "-f", "qcow2", image.path, String(size)]);
+  // Nor can it make a part of a compressed cluster zero.
+  const refused = kind.extendedL2 && stderr.includes("Failed to zero out new clusters: Operation not supported");
+  image.note(`QEMU: resize to ${size}${refused ? " (refused)" : ""}`);
+  if (refused) return;
+  if (code !== 0) throw new Error(`qemu-img resize ended with ${code}: ${stderr}`);
   plain.resize(size);
   image.noteSize(size);
+  if (size <= oldSize) return;
+  // It shows what an earlier end of the disk has cut off in its last cluster.
+  const tail = Math.min(size, Math.ceil(oldSize / kind.clusterSize) * kind.clusterSize) - oldSize;
+  if (tail > 0) qemuIo(image.path, [`write -z ${oldSize} ${tail}`]);
+  plain.clear(oldSize, tail);
 }
 
 function amend(image: ModelImage): void {
