@@ -9,6 +9,7 @@ export const COMMAND_NAMES = [
   "amend",
   "bitmap",
   "check",
+  "commit",
   "compare",
   "convert",
   "create",
@@ -116,6 +117,23 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       "checking failed.",
     options: [FORMAT, OUTPUT, QUIET, ["-r leaks|all", "mend: only wasted space, or everything"], SHARE],
     examples: ["check disk.qcow2", "check -r all disk.qcow2"],
+  },
+  commit: {
+    summary: "bring the content of an image to its backing file",
+    usage: "commit [-b BASE] [-d] [-f FORMAT] [-p] [-q] [-r RATE] FILE",
+    description:
+      "Brings what FILE has of its own to its backing file, which grows where it is shorter. FILE is empty\n" +
+      "afterwards. Other images over the backing file do not read what they read before.",
+    options: [
+      ["-b BASE", "bring it to an image further beneath; implies -d, and those between are of no use then"],
+      ["-d", "leave FILE as it is"],
+      FORMAT,
+      ["-p", "show progress"],
+      QUIET,
+      ["-r RATE", "write so many bytes a second at most"],
+      ["-t", "accepted as qemu-img does, without effect"],
+    ],
+    examples: ["commit disk.qcow2", "commit -b base.qcow2 disk.qcow2"],
   },
   compare: {
     summary: "tell whether two images hold the same",

@@ -49,6 +49,8 @@ export interface ImageRequest {
    * @default {true}
    */
   readonly backing?: boolean;
+  /** How far beneath it another image is written as well. */
+  readonly writtenDepth?: number;
 }
 
 /**
@@ -76,7 +78,7 @@ export function imageRequest(parsed: Arguments, name: string): ImageRequest {
  * @throws {CliError} Where it cannot be had.
  */
 export function findImage(context: Context, request: ImageRequest): ImageNode {
-  const { name, format, imageOpts = false, forceShare = false, write = false, backing = true } = request;
+  const { name, format, imageOpts = false, forceShare = false, write = false, backing = true, writtenDepth } = request;
   if (imageOpts && format !== undefined) throw new CliError("--image-opts and --format are mutually exclusive");
   const options = imageOpts
     ? optionsOfDescription(name, (message) => report(context, `warning: ${message}`))
@@ -88,7 +90,7 @@ export function findImage(context: Context, request: ImageRequest): ImageNode {
     options.set("force-share", "on");
   }
   return openingImage(request, () => {
-    return ImageNode.find(imageOpts ? undefined : name, options, { write, lock: true, backing, context });
+    return ImageNode.find(imageOpts ? undefined : name, options, { write, lock: true, backing, writtenDepth, context });
   });
 }
 

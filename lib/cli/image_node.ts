@@ -39,6 +39,8 @@ export interface NodeRules {
   readonly lock: boolean;
   /** Whether its backing file is opened as well. */
   readonly backing: boolean;
+  /** How far beneath the image another one is written as well; none is without it. */
+  readonly writtenDepth?: number | undefined;
   /** Where to tell what should be known of it. */
   readonly context: Context;
 }
@@ -267,7 +269,8 @@ export class ImageNode implements Disposable {
           options.set("driver", reference.format);
         }
       }
-      const node = ImageNode.find(name, options, { ...this.#rules, write: false });
+      const write = chain.length === this.#rules.writtenDepth;
+      const node = ImageNode.find(name, options, { ...this.#rules, write });
       try {
         // The depth of the chain, and a loop in it.
         const path = node.file.name;

@@ -17,6 +17,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   amend: async () => (await import("./amend.ts")).amend,
   bitmap: async () => (await import("./bitmap.ts")).bitmap,
   check: async () => (await import("./check.ts")).check,
+  commit: async () => (await import("./commit.ts")).commit,
   compare: async () => (await import("./compare.ts")).compare,
   convert: async () => (await import("./convert.ts")).convert,
   create: async () => (await import("./create.ts")).create,

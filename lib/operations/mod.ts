@@ -1,5 +1,5 @@
 /**
- * Jobs over whole images: convert, compare, rebase, check, measure, info, map and inspect.
+ * Jobs over whole images: convert, compare, commit, rebase, check, measure, info, map and inspect.
  *
  * ```ts
  * import { convert } from "@disk/qcow2/operations";
@@ -10,6 +10,7 @@
 
 export * from "./check.ts";
 export * from "./compare.ts";
+export * from "./commit.ts";
 export * from "./convert.ts";
 export { type DiskAction, DiskError } from "./disk_error.ts";
 export * from "./info.ts";

@@ -7,8 +7,9 @@
 import type { Disk, Extent } from "../disk.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import { geometryOfHeader } from "../format/header.ts";
-import { Qcow2File } from "../image/qcow2_file.ts";
+import type { Qcow2File } from "../image/qcow2_file.ts";
 import { blockStatus, l2SliceSpan } from "./block_status.ts";
+import { comesFromAbove, depthOf, isZeroExtent } from "./chain.ts";
 import type { Progress } from "./convert.ts";
 import { onDisk } from "./disk_error.ts";
 import { CHUNK_SIZE, differences } from "./sector_comparison.ts";
@@ -154,7 +155,7 @@ class Rebase {
         // Where the new backing file is beneath already, QEMU asks all images above it, each time anew.
         if (mayDiffer !== undefined && (isBeneath || differs !== mayDiffer)) break;
         mayDiffer = differs;
-        oldIsZero &&= isZero(extent);
+        oldIsZero &&= isZeroExtent(extent);
         end = extent.offset + extent.length;
       }
       return { offset, length: end - offset, mayDiffer: mayDiffer ?? false, oldIsZero };
@@ -200,31 +201,16 @@ class Rebase {
       "new backing file",
       "list",
       offset,
-      () => [...this.#new?.extents(offset, length) ?? []].every(isZero),
+      () => [...this.#new?.extents(offset, length) ?? []].every(isZeroExtent),
     );
   }
 
   /** Whether the image reads a stretch from above the new backing file, and not from a cluster of its own. */
-  #mayDiffer({ depth, kind }: Pick<Extent, "depth" | "kind">): boolean {
-    if (depth === 0 && kind !== "unallocated") return false;
-    // A stretch that nobody knows, above the last disk, lies behind the end of the disk below.
-    return depth < this.#newDepth && !(kind === "unallocated" && depth === this.#newDepth - 1);
+  #mayDiffer(extent: Pick<Extent, "depth" | "kind">): boolean {
+    return (extent.depth > 0 || extent.kind === "unallocated") && comesFromAbove(extent, this.#newDepth);
   }
-}
-
-function depthOf(image: Qcow2File, disk: Disk | undefined): number {
-  let depth = 0;
-  for (let layer: Disk | undefined = image; layer !== undefined; depth++) {
-    if (layer === disk) return depth;
-    layer = layer instanceof Qcow2File ? layer.backing : undefined;
-  }
-  return Infinity;
 }
 
 function sizeOf(disk: Disk | undefined): number {
   return disk?.size ?? 0;
-}
-
-function isZero({ kind }: Pick<Extent, "kind">): boolean {
-  return kind === "zero" || kind === "unallocated";
 }
