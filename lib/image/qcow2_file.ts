@@ -230,16 +230,18 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       const { header } = layout;
+      const { durability = "full" } = options;
       dataFile?.prepare(header.size, options.preallocation ?? "off");
+      if (durability === "full") dataFile?.file.sync();
       file.truncate(layout.fileSize);
       file.writeAt(header.refcountTableOffset, layout.refcountTable);
       file.writeAt(layout.refcountBlocksOffset, layout.refcountBlocks);
       // The header comes last, when everything that it points to is durable: until it is there, the file is no image.
-      const { durability = "full" } = options;
       if (durability === "full") file.sync();
       file.writeAt(0, layout.headerCluster);
       if (durability === "full") file.sync();
       const image = new Qcow2File(file, { ...options, write: true }, { backing, dataFile: dataFile?.file });
+      if (durability !== "full") image.#metadata.markUnsynced();
       image.#allocate(options, dataFile?.keepsContent ?? false);
       return image;
     } catch (error) {
@@ -254,7 +256,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#metadata.prepareForWriting();
     if (keepsContent) this.#io.mapDataFile();
     else preallocateGuestRange(this.#metadata, 0, this.size, preallocation === "off" ? "metadata" : preallocation);
-    if (dataFileRaw) this.flush();
+    this.flush();
   }
 
   /** Opens the backing file that an image names, where the caller allows it. */

@@ -226,6 +226,12 @@ export class ImageMetadata {
     return this.#header.size - this.#header.size % SECTOR_SIZE;
   }
 
+  /** Says that the files were written before the image was opened: closing makes that durable too. */
+  markUnsynced(): void {
+    this.file.markUnsynced();
+    this.guestFile.markUnsynced();
+  }
+
   /** Whether the guest's clusters stand in a data file. */
   get hasDataFile(): boolean {
     return this.guestFile !== this.file;

@@ -44,6 +44,11 @@ export class OrderedFile {
     return this.#failure;
   }
 
+  /** Says that the file was written before it was given here: the next sync covers that too. */
+  markUnsynced(): void {
+    this.#unsynced = true;
+  }
+
   /**
    * Writes bytes; they are durable after the next {@linkcode OrderedFile.sync}.
    *

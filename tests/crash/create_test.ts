@@ -1,6 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
-import { type BlockFile, type LayoutOptions, Qcow2Error, Qcow2File } from "../../mod.ts";
-import { GIB, KIB, MIB } from "../images.ts";
+import { Buffer } from "node:buffer";
+import { type BlockFile, type CreateOptions, type LayoutOptions, Qcow2Error, Qcow2File, RawFile } from "../../mod.ts";
+import { MemoryBlockFile } from "../../lib/storage/mod.ts";
+import { filled, GIB, KIB, MIB, readBytes } from "../images.ts";
+import { everyCrashOfPair } from "./every_crash.ts";
 import { Random } from "../random.ts";
 import { check } from "./examine.ts";
 import { type FaultyCall, hostFault, Recorder } from "./recorder.ts";
@@ -13,6 +16,25 @@ const LAYOUTS: readonly LayoutOptions[] = [
   { size: 300 * KIB, clusterSize: 512, refcountBits: 64 },
   { size: 40 * MIB, clusterSize: 512, refcountBits: 1 },
   { size: 16 * MIB, clusterSize: 4096, refcountBits: 32 },
+];
+
+const BACKING = filled(200 * KIB, 5);
+const backing = () => RawFile.open(MemoryBlockFile.from(BACKING));
+const ALLOCATED: readonly CreateOptions[] = [
+  { size: 300 * KIB, clusterSize: 512, refcountBits: 64, preallocation: "metadata" },
+  { size: 300 * KIB, clusterSize: 4096, preallocation: "full" },
+  { size: 300 * KIB, clusterSize: 16 * KIB, extendedL2: true, preallocation: "falloc" },
+  {
+    size: 300 * KIB,
+    clusterSize: 16 * KIB,
+    extendedL2: true,
+    preallocation: "metadata",
+    backingFile: "base.raw",
+    backingFormat: "raw",
+    backing,
+  },
+  { size: 300 * KIB, clusterSize: 4096, dataFile: "data", preallocation: "full" },
+  { size: 300 * KIB, clusterSize: 4096, dataFile: "data", dataFileRaw: true },
 ];
 
 /** Asserts that a file is no image yet, or one that is as it should be. */
@@ -51,11 +73,42 @@ Deno.test("A power cut while an image is created leaves an image or none", () =>
   console.log(`Crashes: ${LAYOUTS.length} images created, ${states} states, 0 findings`);
 });
 
-Deno.test("A created image is durable", () => {
-  for (const layout of LAYOUTS) {
-    const recorder = new Recorder(new Uint8Array());
-    Qcow2File.create(recorder, { ...layout, lock: false });
-    assertEquals(recorder.changes, []);
+Deno.test("A created image is durable, at once or when it is closed", () => {
+  for (const options of [...LAYOUTS, ...ALLOCATED]) {
+    const [file, data] = [new Recorder(new Uint8Array()), new Recorder(new Uint8Array())];
+    const disk = Qcow2File.create(file, { ...options, lock: false, openDataFile: () => data });
+    assertEquals([file.changes, data.changes], [[], []]);
+    disk.close();
+    const [lateFile, lateData] = [new Recorder(new Uint8Array()), new Recorder(new Uint8Array())];
+    const late = { durability: "none", lock: false, openDataFile: () => lateData } as const;
+    Qcow2File.create(lateFile, { ...options, ...late }).close();
+    assertEquals([lateFile.changes, lateData.changes], [[], []]);
+    assertEquals(lateFile.counts.sync, 1);
+  }
+});
+
+Deno.test("A power cut while an image is preallocated leaves an image or none, which reads as if nothing was allocated", () => {
+  for (const options of ALLOCATED) {
+    const expected = new Uint8Array(options.size ?? 0);
+    if (options.backingFile !== undefined) expected.set(BACKING);
+    const over = options.backingFile === undefined ? {} : { backing };
+    let images = 0;
+    const nothing = new Uint8Array();
+    everyCrashOfPair([nothing, nothing], new Random("preallocate"), ([file, data]) => {
+      Qcow2File.create(file, { ...options, lock: false, openDataFile: () => data });
+    }, ([file, data], what) => {
+      let disk: Qcow2File;
+      try {
+        disk = Qcow2File.open(file, { lock: false, dataFile: () => data, ...over });
+      } catch (error) {
+        assert(error instanceof Qcow2Error && error.code === "not-qcow2", `${what}: ${error}`);
+        return;
+      }
+      images++;
+      assertEquals(check(file).problem, undefined, what);
+      assertEquals(Buffer.compare(readBytes(disk, 0, disk.size), expected), 0, what);
+    });
+    assert(images > 5, `${images} images`);
   }
 });
 
