@@ -227,12 +227,14 @@ export class GuestIo {
    * nothing for that but its entry.
    *
    * @param offset Guest offset of the first byte behind the end, which reads as zeroes.
+   * @param whole Whether the host must have room for the rest of the cluster as well.
    */
-  placeCutCluster(offset: number): void {
+  placeCutCluster(offset: number, whole: boolean): void {
     const { clusterSize, subclusterSize } = this.#metadata.geometry;
     if (offset % clusterSize === 0 || subclusterSize < clusterSize) return;
     this.#mapping.find(offset, SECTOR_SIZE, this.#run);
-    if (!hasHostCluster(this.#run.kind)) this.write(offset, zeroes.subarray(0, SECTOR_SIZE));
+    if (hasHostCluster(this.#run.kind)) return;
+    this.write(offset, new Uint8Array(whole ? clusterSize - offset % clusterSize : SECTOR_SIZE));
   }
 
   /**

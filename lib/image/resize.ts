@@ -108,7 +108,7 @@ function grow({ metadata, io, bitmaps }: ResizeTarget, size: number, mode: Preal
   // A raw data file holds the whole disk, so everything in it is mapped.
   const allocated = metadata.hasRawDataFile && mode === "off" ? "metadata" : mode;
   if (allocated !== "off") {
-    io.placeCutCluster(oldSize);
+    io.placeCutCluster(oldSize, allocated !== "metadata");
     preallocateGuestRange(metadata, oldSize, size, allocated);
   }
   metadata.flush();

@@ -156,6 +156,16 @@ Deno.test("resize() gives clusters to what it adds, which reads as zeroes", () =
   }
 });
 
+Deno.test("resize() makes room on the host for the whole of the cluster that the old end cuts", () => {
+  for (const preallocation of ["falloc", "full"] as const) {
+    const file = emptyImage({ size: 80 * KIB });
+    using disk = Qcow2File.open(file, { write: true });
+    disk.resize(96 * KIB, { preallocation });
+    assertEquals(file.size % (64 * KIB), 0);
+    assertClean(disk);
+  }
+});
+
 Deno.test("create() preallocates, and a backing file forbids it unless clusters have subclusters", () => {
   for (const preallocation of ["metadata", "falloc", "full"] as const) {
     const file = new MemoryBlockFile();
