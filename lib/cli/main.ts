@@ -21,6 +21,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   compare: async () => (await import("./compare.ts")).compare,
   convert: async () => (await import("./convert.ts")).convert,
   create: async () => (await import("./create.ts")).create,
+  dd: async () => (await import("./dd.ts")).dd,
   info: async () => (await import("./info.ts")).info,
   inspect: async () => (await import("./inspect.ts")).inspect,
   map: async () => (await import("./map.ts")).map,
