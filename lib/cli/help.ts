@@ -7,6 +7,7 @@
 /** The commands. */
 export const COMMAND_NAMES = [
   "amend",
+  "bench",
   "bitmap",
   "check",
   "commit",
@@ -86,6 +87,25 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       "inspect --svg disk.svg --html disk.html disk.qcow2",
       "inspect --untrusted -f qcow2 --max-size 100G upload.qcow2",
     ],
+  },
+  bench: {
+    summary: "measure how long requests to an image take",
+    usage: "bench [-c COUNT] [-w] [-s SIZE] [-S STEP] [-o OFFSET] [-f FORMAT] [-U] FILE",
+    description: "Reads COUNT times from FILE, one request after the other, and tells how long that took.",
+    options: [
+      ["-c COUNT", "how many requests (75000)"],
+      ["-w", "write instead of reading; what FILE holds there is lost"],
+      ["--pattern BYTE", "with -w: what to write (0)"],
+      ["--flush-interval N", "with -w: flush after each N requests"],
+      ["-s SIZE", "length of a request in bytes (4k)"],
+      ["-o OFFSET", "where to begin (0)"],
+      ["-S STEP", "how far the next request is from there (SIZE); it begins again at the end"],
+      FORMAT,
+      SHARE,
+      ["-d DEPTH", "printed as the number of requests in parallel (64); there is always one"],
+      ["-q, -n, -i, -t, --no-drain", "accepted as qemu-img does, without effect"],
+    ],
+    examples: ["bench -c 10000 -s 64k disk.qcow2", "bench -w --pattern 0xff -S 1M disk.qcow2"],
   },
   bitmap: {
     summary: "change the persistent bitmaps of an image",

@@ -15,6 +15,7 @@ type Command = (context: Context, args: readonly string[]) => number | Promise<n
 /** The commands are loaded when they are run: help loads nothing of the engine. */
 const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   amend: async () => (await import("./amend.ts")).amend,
+  bench: async () => (await import("./bench.ts")).bench,
   bitmap: async () => (await import("./bitmap.ts")).bitmap,
   check: async () => (await import("./check.ts")).check,
   commit: async () => (await import("./commit.ts")).commit,
