@@ -15,12 +15,14 @@ type Command = (context: Context, args: readonly string[]) => number | Promise<n
 /** The commands are loaded when they are run: help loads nothing of the engine. */
 const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   amend: async () => (await import("./amend.ts")).amend,
+  bench: async () => (await import("./bench.ts")).bench,
   bitmap: async () => (await import("./bitmap.ts")).bitmap,
   check: async () => (await import("./check.ts")).check,
   commit: async () => (await import("./commit.ts")).commit,
   compare: async () => (await import("./compare.ts")).compare,
   convert: async () => (await import("./convert.ts")).convert,
   create: async () => (await import("./create.ts")).create,
+  dd: async () => (await import("./dd.ts")).dd,
   info: async () => (await import("./info.ts")).info,
   inspect: async () => (await import("./inspect.ts")).inspect,
   map: async () => (await import("./map.ts")).map,

@@ -60,18 +60,19 @@ export function parseSizeParameter(name: string, text: string): bigint {
  * @param what What it is the size of, for the message.
  * @param text What was written.
  * @param max The largest value in bytes.
+ * @param min The smallest one.
  * @returns The size in bytes.
- * @throws {CliError} Where it is none, or too large.
+ * @throws {CliError} Where it is none, too large or too small.
  */
-export function parseSizeArgument(what: string, text: string, max = MAX_INT64): bigint {
+export function parseSizeArgument(what: string, text: string, max = MAX_INT64, min = 0n): bigint {
   const size = parseSize(text);
   if (size === "invalid") {
     throw new CliError(`Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for`, 1, {
       second: "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.",
     });
   }
-  if (size === "out-of-range" || size > max) {
-    throw new CliError(`Invalid ${what} specified. Must be between 0 and ${max}.`);
+  if (size === "out-of-range" || size > max || size < min) {
+    throw new CliError(`Invalid ${what} specified. Must be between ${min} and ${max}.`);
   }
   return size;
 }
