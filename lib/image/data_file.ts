@@ -8,6 +8,7 @@ import { Qcow2Error } from "../errors.ts";
 import { AUTOCLEAR } from "../format/feature_bits.ts";
 import { EXTENSION, type HeaderExtension } from "../format/header_extensions.ts";
 import { extensionText, hasDataFile, type Header } from "../format/header.ts";
+import { isAllZero } from "../format/zeroes.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { FsBlockFile } from "../storage/fs_block_file.ts";
 import { acquireFile, createFile } from "./host_file.ts";
@@ -35,7 +36,10 @@ export interface DataFileReference {
  */
 export type DataFilePolicy = "refuse" | "allow" | ((reference: DataFileReference) => BlockFile);
 
-/** What happens to a data file that exists and is not empty when an image is created upon it. */
+/** How much of a data file is looked at in one piece, in bytes. */
+const READ_LENGTH = 1024 * 1024;
+
+/** What happens to a data file that exists and holds anything but zeroes when an image is created upon it. */
 export type ExistingDataFile = "refuse" | "reuse" | "overwrite";
 
 /** How {@linkcode openDataFile} and {@linkcode createDataFile} treat the file. */
@@ -89,9 +93,10 @@ export function openDataFile(header: Header, imagePath: string, options: DataFil
  *
  * @param header The header of the new image.
  * @param imagePath Path of the new image, or another name where it has none.
- * @param options What is allowed; what to do with a file that is not empty.
+ * @param options What is allowed; what to do with a file that holds something.
  * @returns The file, or `undefined` where the image shall have none.
- * @throws {Qcow2Error} With code `already-exists` where the file is there and not empty, or as {@linkcode openDataFile} does.
+ * @throws {Qcow2Error} With code `already-exists` where the file is there and holds anything but zeroes, or as
+ * {@linkcode openDataFile} does.
  */
 export function createDataFile(
   header: Header,
@@ -112,15 +117,29 @@ export function createDataFile(
     made = exists(path) ? undefined : path;
     file = made === undefined ? acquireFile(path, { write: true, lock }) : createFile(path, { createNew: true, lock });
   }
-  if (existing === "refuse" && file.size > 0) {
-    const { name, size } = file;
+  try {
+    if (existing === "refuse") refuseContent(file);
+  } catch (error) {
     file.close();
-    throw new Qcow2Error("already-exists", `Data file "${name}" exists and holds ${size} bytes`, {
-      found: size,
-      expected: "no file, or an empty one",
-    });
+    throw error;
   }
   return new NewDataFile(file, existing, made);
+}
+
+/** What is all zeroes, as preallocation leaves it, can be emptied without a loss. */
+function refuseContent(file: BlockFile): void {
+  const { name, size } = file;
+  const buffer = new Uint8Array(Math.min(size, READ_LENGTH));
+  for (const { offset, length } of file.dataExtents(0, size)) {
+    for (let done = 0; done < length; done += buffer.length) {
+      const piece = buffer.subarray(0, length - done);
+      if (isAllZero(piece.subarray(0, file.readAt(offset + done, piece)))) continue;
+      throw new Qcow2Error("already-exists", `Data file "${name}" exists and holds ${size} bytes`, {
+        found: size,
+        expected: "no file, or one of nothing but zeroes",
+      });
+    }
+  }
 }
 
 /** The data file of an image that is being created. */
@@ -156,7 +175,7 @@ export class NewDataFile {
    */
   prepare(size: number, preallocation: Preallocation): void {
     const { file } = this;
-    if (this.#existing === "overwrite") file.truncate(0);
+    if (!this.keepsContent) file.truncate(0);
     if (file.size < size) reserveHostRange(file, file.size, size - file.size, preallocation);
   }
 

@@ -87,8 +87,8 @@ export interface CreateOptions extends ImageOptions, Omit<LayoutOptions, "size">
    */
   readonly dataFile?: string;
   /**
-   * What happens where the data file exists and is not empty: it is refused; its content is kept (as the content of the disk
-   * with `dataFileRaw` or `preallocation`); or it is thrown away.
+   * What happens where the data file exists and holds anything but zeroes: it is refused; its content is kept (as the content
+   * of the disk with `dataFileRaw` or `preallocation`); or it is thrown away.
    *
    * @default {"refuse"}
    */

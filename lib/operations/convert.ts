@@ -7,9 +7,10 @@
 import type { Disk, Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
+import { isAllZero } from "../format/zeroes.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
 import { RateLimit } from "./rate_limit.ts";
-import { CHUNK_SIZE, isAllZero, SECTOR_SIZE } from "./sector_comparison.ts";
+import { CHUNK_SIZE, SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
 /** How far an operation has come. */

@@ -1,36 +1,16 @@
 /**
- * Compares bytes with zeroes and with each other, in native code.
+ * Compares bytes with each other or with zeroes, in native code.
  *
  * @module
  */
 
 import { Buffer } from "node:buffer";
+import { isAllZero } from "../format/zeroes.ts";
 
 /** How much is read at once, in bytes: host calls of this size cost nearly nothing beside the copying itself. */
 export const CHUNK_SIZE = 2 * 1024 * 1024;
 /** What QEMU compares in. */
 export const SECTOR_SIZE = 512;
-
-/** Static zeroes to compare with, a word of memory at a time. */
-const zeroes = Buffer.alloc(CHUNK_SIZE);
-
-/**
- * Whether a part of a buffer is all zeroes.
- *
- * @param bytes The buffer.
- * @param start Where the part begins.
- * @param end Where it ends.
- * @returns Whether there is nothing else in it.
- */
-export function isAllZero(bytes: Uint8Array, start = 0, end: number = bytes.length): boolean {
-  // Most data needs no closer look.
-  if (start < end && bytes[start] !== 0) return false;
-  for (let from = start; from < end; from += zeroes.length) {
-    const to = Math.min(end, from + zeroes.length);
-    if (Buffer.compare(bytes.subarray(from, to), zeroes.subarray(0, to - from)) !== 0) return false;
-  }
-  return true;
-}
 
 /** A stretch of a buffer. */
 export interface Stretch {

@@ -73,6 +73,19 @@ Deno.test("Qcow2File.create() never replaces a data file that holds something, u
     assertEquals(Deno.readFileSync(data), filled(MIB, 0));
   }));
 
+Deno.test("Qcow2File.create() takes over a data file of nothing but zeroes, whatever its length", () =>
+  withFolder((folder) => {
+    const data = `${folder}/data`;
+    for (const size of [CLUSTER, 2 * MIB]) {
+      Deno.writeFileSync(data, new Uint8Array(size));
+      Qcow2File.create(`${folder}/disk.qcow2`, { size: MIB, dataFile: "data" }).close();
+      assertEquals(Deno.statSync(data).size, MIB);
+    }
+    // The last byte of all counts as well.
+    Deno.writeFileSync(data, filled(1, 1), { append: true });
+    assertCode("already-exists", () => Qcow2File.create(`${folder}/disk.qcow2`, { size: MIB, dataFile: "data" }));
+  }));
+
 Deno.test("Qcow2File.create() takes its new data file away again where the image cannot be made", () =>
   withFolder((folder) => {
     Deno.writeTextFileSync(`${folder}/disk.qcow2`, "");
