@@ -42,6 +42,47 @@ export interface ExtentOptions {
   readonly hostHoles?: boolean;
 }
 
+/** A part of a compressed cluster that is to be decompressed. */
+export interface CompressedPart {
+  /** Where the cluster's compressed bytes begin among the others of the job. */
+  readonly position: number;
+  /** How many they are, at most: they may end before. */
+  readonly length: number;
+  /** Where they stand in the host file, in bytes, for messages. */
+  readonly hostOffset: number;
+  /** Where the part begins in the cluster. */
+  readonly inCluster: number;
+  /** How long it is, in bytes. */
+  readonly count: number;
+  /** Where to put it. */
+  readonly target: number;
+}
+
+/** Clusters to decompress. */
+export interface DecompressJob {
+  /** How they are compressed. */
+  readonly type: "zlib" | "zstd";
+  /** Bytes in a cluster. */
+  readonly clusterSize: number;
+  /** The compressed bytes, and perhaps others between them. */
+  readonly bytes: Uint8Array;
+  /** The parts of clusters that are of interest. */
+  readonly parts: readonly CompressedPart[];
+  /** Where they go. */
+  readonly into: Uint8Array;
+}
+
+/** Decompresses clusters on other threads, for {@linkcode Disk.readAhead}. */
+export interface Decompressor {
+  /**
+   * Decompresses clusters.
+   *
+   * @param job Which, and how. All of its memory is to be left alone until the promise is settled.
+   * @returns Settled when the parts are where they shall be.
+   */
+  decompress(job: DecompressJob): Promise<void>;
+}
+
 /** How {@linkcode Disk.writeZeroesAt} may do its work. */
 export interface WriteZeroesOptions {
   /**
@@ -97,9 +138,10 @@ export interface Disk extends Disposable {
    * @param offset Where to begin on the disk, in bytes.
    * @param into What to fill. Until the promise is settled it must be left alone, the range not be written and the disk not be
    * closed.
+   * @param decompressor Who decompresses clusters; the thread of the caller without it. Other threads need a buffer that is shared.
    * @returns Settled when the buffer is full, or with the error of `readAt`.
    */
-  readAhead?(offset: number, into: Uint8Array): Promise<void>;
+  readAhead?(offset: number, into: Uint8Array, decompressor?: Decompressor): Promise<void>;
   /**
    * Writes all bytes of a buffer to the disk.
    *

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent, ExtentOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { allRead, readDiskAhead } from "../image/read_ahead.ts";
 
@@ -45,11 +45,12 @@ export class ConcatenatedDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param into What to fill; to be left alone until the promise is settled.
+   * @param decompressor Who decompresses clusters; the thread of the caller without it.
    */
-  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+  async readAhead(offset: number, into: Uint8Array, decompressor?: Decompressor): Promise<void> {
     const parts = [...this.#within(offset, into.length)];
     await allRead(parts.map(({ disk, start, from, to }) => {
-      return readDiskAhead(disk, from - start, into.subarray(from - offset, to - offset));
+      return readDiskAhead(disk, from - start, into.subarray(from - offset, to - offset), decompressor);
     }));
   }
 

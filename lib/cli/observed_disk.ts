@@ -4,9 +4,10 @@
  * @module
  */
 
-import type { Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
+import type { CompressionType } from "../format/header.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
-import { isCompressible } from "../operations/convert.ts";
+import { type CompressibleDisk, isCompressible } from "../operations/compressible_disk.ts";
 import { CliError, ioError } from "./errors.ts";
 
 /** A disk with somebody who watches. */
@@ -35,6 +36,11 @@ export class ObservedDisk implements Disk {
     return this.#disk.allocationSize;
   }
 
+  /** How clusters are compressed, where the disk can be written so. */
+  get compressionType(): CompressionType {
+    return this.#compressible().compressionType;
+  }
+
   /**
    * Reads.
    *
@@ -52,23 +58,24 @@ export class ObservedDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param into What to fill; to be left alone until the promise is settled.
+   * @param decompressor Who decompresses clusters; the thread of the caller without it.
    * @throws {CliError} Where the disk fails.
    */
-  readAhead(offset: number, into: Uint8Array): Promise<void> {
-    const reading = this.#readAhead(offset, into, this.#lastRead);
+  readAhead(offset: number, into: Uint8Array, decompressor?: Decompressor): Promise<void> {
+    const earlier = this.#lastRead;
+    const read = async (): Promise<void> => {
+      try {
+        await readDiskAhead(this.#disk, offset, into, decompressor);
+      } catch (error) {
+        throw locatedError("reading", offset, error);
+      }
+      // Who watches is told of reads in the order in which they were asked for.
+      await earlier;
+      this.#onMoved(into.length);
+    };
+    const reading = read();
     this.#lastRead = reading.catch(() => {});
     return reading;
-  }
-
-  async #readAhead(offset: number, into: Uint8Array, earlier: Promise<void>): Promise<void> {
-    try {
-      await readDiskAhead(this.#disk, offset, into);
-    } catch (error) {
-      throw locatedError("reading", offset, error);
-    }
-    // Who watches is told of reads in the order in which they were asked for.
-    await earlier;
-    this.#onMoved(into.length);
   }
 
   /**
@@ -88,13 +95,18 @@ export class ObservedDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param data What to write.
+   * @param compressed What the clusters were compressed to already.
    * @throws {CliError} Where the disk fails, or cannot be written compressed.
    */
-  writeCompressedAt(offset: number, data: Uint8Array): void {
-    const disk = this.#disk;
-    if (!isCompressible(disk)) throw new CliError("Compression not supported for this file format");
-    locating("writing", offset, () => disk.writeCompressedAt(offset, data));
+  writeCompressedAt(offset: number, data: Uint8Array, compressed?: readonly (Uint8Array | undefined)[]): void {
+    const disk = this.#compressible();
+    locating("writing", offset, () => disk.writeCompressedAt(offset, data, compressed));
     this.#onMoved(data.length);
+  }
+
+  #compressible(): CompressibleDisk {
+    if (isCompressible(this.#disk)) return this.#disk;
+    throw new CliError("Compression not supported for this file format");
   }
 
   /**

@@ -14,6 +14,8 @@ const WRITE_WINDOW_BITS = 12;
 /** The largest window of deflate, so that every stream can be read. */
 const READ_WINDOW_BITS = 15;
 const WRITE_MEMORY_LEVEL = 9;
+/** Where the room for a cluster is filled to the last byte, the runtime takes as much again to look whether more comes. In bytes. */
+const SPARE_LENGTH = 64;
 
 /**
  * Compresses a cluster.
@@ -45,7 +47,7 @@ export function decompressCluster(type: CompressionType, bytes: Uint8Array, clus
   try {
     cluster = type === "zstd" ? decompressZstd(bytes, clusterSize) : zlib.inflateRawSync(bytes, {
       windowBits: READ_WINDOW_BITS,
-      chunkSize: clusterSize,
+      chunkSize: clusterSize + SPARE_LENGTH,
       maxOutputLength: clusterSize,
     });
   } catch (error) {
@@ -64,15 +66,18 @@ export function decompressCluster(type: CompressionType, bytes: Uint8Array, clus
 
 function decompressZstd(bytes: Uint8Array, clusterSize: number): Uint8Array {
   const decompress = zstd("zstdDecompressSync");
-  const cluster = new Uint8Array(clusterSize);
+  let cluster: Uint8Array = new Uint8Array();
   let filled = 0;
   for (let position = 0; filled < clusterSize;) {
     const length = zstdFrameLength(bytes.subarray(position));
     if (length === undefined) return cluster.subarray(0, filled);
     const frame = decompress(bytes.subarray(position, position + length), {
-      chunkSize: clusterSize,
+      chunkSize: clusterSize + SPARE_LENGTH,
       maxOutputLength: clusterSize - filled,
     });
+    // One frame is the rule.
+    if (frame.length === clusterSize) return frame;
+    if (filled === 0) cluster = new Uint8Array(clusterSize);
     cluster.set(frame, filled);
     filled += frame.length;
     position += length;
@@ -80,12 +85,23 @@ function decompressZstd(bytes: Uint8Array, clusterSize: number): Uint8Array {
   return cluster;
 }
 
-/** A function that older runtimes do not have. */
+let knowsZstd: boolean | undefined;
+
+/** A function that older runtimes do not have, or that fails there whatever it is given. */
 function zstd<Name extends "zstdCompressSync" | "zstdDecompressSync">(name: Name): typeof zlib[Name] {
   const found: typeof zlib[Name] | undefined = zlib[name];
-  if (typeof found === "function") return found;
+  knowsZstd ??= canCompress();
+  if (typeof found === "function" && knowsZstd) return found;
   throw new Qcow2Error("unsupported", "Compression type zstd is not supported by this version of the runtime", {
     found: "zstd",
     expected: "zlib",
   });
+}
+
+function canCompress(): boolean {
+  try {
+    return zlib.zstdCompressSync(new Uint8Array(1)).length > 0;
+  } catch {
+    return false;
+  }
 }

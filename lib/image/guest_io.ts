@@ -4,7 +4,15 @@
  * @module
  */
 
-import type { Disk, Extent, ExtentKind, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
+import type {
+  CompressedPart,
+  Decompressor,
+  Disk,
+  Extent,
+  ExtentKind,
+  ExtentOptions,
+  WriteZeroesOptions,
+} from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
@@ -84,10 +92,12 @@ export class GuestIo {
    *
    * @param offset Guest offset in bytes.
    * @param into What to fill; to be left alone until the promise is settled.
+   * @param decompressor Who decompresses clusters; the thread of the caller without it.
    */
-  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+  async readAhead(offset: number, into: Uint8Array, decompressor?: Decompressor): Promise<void> {
     const run = this.#run;
     const reads: Promise<void>[] = [];
+    const compressed: CompressedPart[] = [];
     try {
       for (let done = 0; done < into.length;) {
         this.#mapping.find(offset + done, into.length - done, run);
@@ -96,12 +106,19 @@ export class GuestIo {
           reads.push(readFileAhead(this.#metadata.guestFile.file, run.hostOffset, part));
         } else if (isUnallocated(run.kind) && this.#backing !== undefined) {
           const inBacking = withinBacking(this.#backing, offset + done, part);
-          if (inBacking.length > 0) reads.push(readDiskAhead(this.#backing, offset + done, inBacking));
+          if (inBacking.length > 0) {
+            reads.push(readDiskAhead(this.#backing, offset + done, inBacking, decompressor));
+          }
+        } else if (run.kind === ClusterKind.compressed && decompressor !== undefined) {
+          const { hostOffset, compressedLength: length } = run;
+          const inCluster = (offset + done) % this.#metadata.geometry.clusterSize;
+          compressed.push({ position: 0, length, hostOffset, inCluster, count: run.length, target: done });
         } else {
           this.#fillPart(offset + done, part);
         }
         done += run.length;
       }
+      if (decompressor !== undefined) reads.push(...this.#compressed.readAhead(compressed, into, decompressor));
     } catch (error) {
       reads.push(Promise.reject(error));
     }
@@ -312,17 +329,17 @@ export class GuestIo {
    *
    * @param offset Guest offset in bytes, aligned to clusters.
    * @param data What to write; a last piece that is no whole cluster reaches to the end of the disk.
+   * @param compressed What each cluster was compressed to already, or undefined for those that did not become smaller.
    */
-  writeCompressed(offset: number, data: Uint8Array): void {
+  writeCompressed(offset: number, data: Uint8Array, compressed?: readonly (Uint8Array | undefined)[]): void {
     const { clusterSize } = this.#metadata.geometry;
     for (let done = 0; done < data.length; done += clusterSize) {
       const piece = data.subarray(done, done + clusterSize);
-      let cluster = piece;
-      if (piece.length < clusterSize) {
-        cluster = new Uint8Array(clusterSize);
-        cluster.set(piece);
+      const bytes = compressed?.[done / clusterSize];
+      if (bytes !== undefined) this.#compressed.writeBytes(offset + done, bytes);
+      else if (compressed !== undefined || !this.#compressed.write(offset + done, piece)) {
+        this.write(offset + done, piece);
       }
-      if (!this.#compressed.write(offset + done, cluster)) this.write(offset + done, piece);
     }
   }
 

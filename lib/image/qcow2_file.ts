@@ -5,10 +5,10 @@
  */
 
 import type { Closer, ReaderSync, SeekerSync, WriterSync } from "@std/io/types";
-import type { Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
-import { hasDataFile, hasExtendedL2, type Header } from "../format/header.ts";
+import { type CompressionType, hasDataFile, hasExtendedL2, type Header } from "../format/header.ts";
 import { createLayout, type Layout } from "../format/layout.ts";
 import type { Snapshot } from "../format/snapshot_table.ts";
 import { getRefcount } from "../format/refcount_entries.ts";
@@ -304,6 +304,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     return this.#metadata.geometry.clusterSize;
   }
 
+  /** How clusters are compressed, where they are. */
+  get compressionType(): CompressionType {
+    return this.#metadata.header.compressionType;
+  }
+
   /** The disk that unallocated clusters read from, where there is one. */
   get backing(): Disk | undefined {
     return this.#backing;
@@ -353,6 +358,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * @param offset Where to begin on the disk, in bytes.
    * @param into What to fill. Until the promise is settled it must be left alone, the range not be written and the disk not be
    * closed.
+   * @param decompressor Who decompresses clusters; the thread of the caller without it.
    * @returns Settled when the buffer is full, or with the error of `readAt`.
    *
    * @example Usage
@@ -372,10 +378,10 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * Deno.removeSync(path);
    * ```
    */
-  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+  async readAhead(offset: number, into: Uint8Array, decompressor?: Decompressor): Promise<void> {
     this.#assertOpen();
     checkRange(offset, into.length, this.size);
-    await this.#io.readAhead(offset, into);
+    await this.#io.readAhead(offset, into, decompressor);
   }
 
   /**
@@ -410,6 +416,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    *
    * @param offset Where to begin on the disk, in bytes, a multiple of the cluster size.
    * @param data What to write: whole clusters, the last of which may be cut short by the end of the disk.
+   * @param compressed What each of the clusters was compressed to already, by whoever has more threads, and undefined for those that
+   * did not become smaller. It is taken on trust.
    * @throws {Qcow2Error} With code `invalid-argument` where it is not whole clusters, `unsupported` where the runtime cannot
    * compress with zstd; otherwise as {@linkcode Qcow2File.writeAt} does.
    *
@@ -426,7 +434,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * Deno.removeSync(path);
    * ```
    */
-  writeCompressedAt(offset: number, data: Uint8Array): void {
+  writeCompressedAt(offset: number, data: Uint8Array, compressed?: readonly (Uint8Array | undefined)[]): void {
     this.#assertWritable();
     checkRange(offset, data.length, this.size);
     if (this.#dataFile !== undefined) {
@@ -445,7 +453,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       );
     }
     this.#bitmaps.record(offset, data.length);
-    this.#io.writeCompressed(offset, data);
+    this.#io.writeCompressed(offset, data, compressed);
   }
 
   /**

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk } from "../disk.ts";
+import type { Decompressor, Disk } from "../disk.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 
 /**
@@ -26,10 +26,16 @@ export async function readFileAhead(file: BlockFile, offset: number, into: Uint8
  * @param disk The disk.
  * @param offset Where to begin, in bytes.
  * @param into What to fill; to be left alone until the promise is settled.
+ * @param decompressor Who decompresses clusters; the thread of the caller without it.
  */
-export async function readDiskAhead(disk: Disk, offset: number, into: Uint8Array): Promise<void> {
+export async function readDiskAhead(
+  disk: Disk,
+  offset: number,
+  into: Uint8Array,
+  decompressor?: Decompressor,
+): Promise<void> {
   if (disk.readAhead === undefined) disk.readAt(offset, into);
-  else await disk.readAhead(offset, into);
+  else await disk.readAhead(offset, into, decompressor);
 }
 
 /**

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent, ExtentOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { l1EntryCountFor } from "../format/geometry.ts";
 import { MAX_L1_TABLE_LENGTH } from "../format/limits.ts";
@@ -78,12 +78,13 @@ export class SnapshotDisk implements Disk {
    *
    * @param offset Where to begin, in bytes.
    * @param into What to fill; to be left alone until the promise is settled.
+   * @param decompressor Who decompresses clusters; the thread of the caller without it.
    * @throws {Qcow2Error} As {@linkcode SnapshotDisk.readAt} does.
    */
-  async readAhead(offset: number, into: Uint8Array): Promise<void> {
+  async readAhead(offset: number, into: Uint8Array, decompressor?: Decompressor): Promise<void> {
     this.#assertOpen();
     checkRange(offset, into.length, this.size);
-    await this.#io.readAhead(offset, into);
+    await this.#io.readAhead(offset, into, decompressor);
   }
 
   /**

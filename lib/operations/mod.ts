@@ -11,6 +11,7 @@
 export * from "./check.ts";
 export * from "./compare.ts";
 export * from "./commit.ts";
+export * from "./compressible_disk.ts";
 export * from "./convert.ts";
 export { type DiskAction, DiskError } from "./disk_error.ts";
 export * from "./info.ts";

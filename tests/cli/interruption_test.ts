@@ -9,9 +9,27 @@ const ROOT = new URL("../../", import.meta.url);
  * Begins to convert 32 GiB without leaving holes, which takes long on any machine, and sends a signal once the program has said
  * that it has begun.
  */
-async function convertInterrupted(source: string, target: string, signal: Deno.Signal): Promise<number> {
+async function convertInterrupted(
+  source: string,
+  target: string,
+  signal: Deno.Signal,
+  options: readonly string[] = [],
+): Promise<number> {
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--no-check", ...await importFlags(), CLI, "convert", "-p", "-S", "0", source, target],
+    args: [
+      "run",
+      "-A",
+      "--no-check",
+      ...await importFlags(),
+      CLI,
+      "convert",
+      "-p",
+      "-S",
+      "0",
+      ...options,
+      source,
+      target,
+    ],
     cwd: ROOT,
     stdout: "piped",
     stderr: "null",
@@ -43,6 +61,17 @@ Deno.test({
     using folder = new Folder();
     const source = makeSource(folder);
     assertEquals(await convertInterrupted(source, folder.path("target"), "SIGINT"), 130);
+    assertEquals(folder.names(), ["source"]);
+  },
+});
+
+Deno.test({
+  name: "convert -c takes a new target away when it is interrupted, whatever its threads are at",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    using folder = new Folder();
+    const source = makeSource(folder);
+    assertEquals(await convertInterrupted(source, folder.path("target"), "SIGINT", ["-c", "-O", "qcow2"]), 130);
     assertEquals(folder.names(), ["source"]);
   },
 });

@@ -27,6 +27,11 @@ function sparseDisk(size: number, random: Random): RawFile {
   return disk;
 }
 
+/** Bytes that no compression makes fewer. */
+function noise(length: number, random: Random): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from({ length }, () => random.below(256));
+}
+
 function newImage(options: LayoutOptions): Qcow2File {
   return Qcow2File.open(emptyImage(options), { write: true });
 }
@@ -212,6 +217,55 @@ Deno.test("convert() reads nothing of what was only allocated, in the image or i
   const bytesRead = file.calls.filter(({ call }) => call === "read").reduce((sum, { length }) => sum + length, 0);
   assert(bytesRead < 1.5 * MIB, `${bytesRead} bytes`);
   assertEquals(readBytes(target, 0, 64 * MIB), readBytes(source, 0, 64 * MIB));
+});
+
+Deno.test("convert() compresses on several threads into the file that one thread makes, and reads it back", async () => {
+  const random = new Random("compressed on threads");
+  const incompressible = noise(200_000, random);
+  for (const compressionType of ["zlib", "zstd"] as const) {
+    using source = RawFile.create(new MemoryBlockFile(), { size: 40 * MIB + 1024 });
+    for (let offset = 0; offset < source.size; offset += 200_000) {
+      const length = Math.min(200_000, source.size - offset);
+      const data = random.pick([
+        filled(length, 0),
+        filled(length, 1 + random.below(255)),
+        incompressible.subarray(0, length),
+      ]);
+      source.writeAt(offset, data);
+    }
+    const there = emptyImage({ size: source.size, compressionType });
+    const here = emptyImage({ size: source.size, compressionType });
+    {
+      using target = Qcow2File.open(there, { write: true });
+      await convert(source, target, { targetIsZero: true, compress: true });
+      using alone = Qcow2File.open(here, { write: true });
+      for (let offset = 0; offset < source.size; offset += 65536) {
+        const data = readBytes(source, offset, Math.min(65536, source.size - offset));
+        if (data.some((byte) => byte !== 0)) alone.writeCompressedAt(offset, data);
+      }
+    }
+    assertEquals(there.toBytes(), here.toBytes());
+    using again = Qcow2File.open(copyOf(there));
+    const kinds = new Set([...again.extents()].map(({ kind }) => kind));
+    assertEquals([kinds.has("compressed"), kinds.has("data")], [true, true]);
+    using back = RawFile.create(new MemoryBlockFile(), { size: source.size });
+    await convert(again, back, { targetIsZero: true });
+    assertEquals(readBytes(back, 0, source.size), readBytes(source, 0, source.size));
+  }
+});
+
+Deno.test("convert() tells of a broken compressed cluster where it stands", async () => {
+  const file = emptyImage({ size: 32 * MIB });
+  using image = Qcow2File.open(file, { write: true });
+  image.writeCompressedAt(0, filled(32 * MIB, 5));
+  image.flush();
+  // All clusters are compressed to as many bytes, and stand behind header, refcounts, L1 and L2 table.
+  const offset = 5 * 65536 + Math.floor((file.size - 5 * 65536) * 300 / 512);
+  file.writeAt(offset, filled(100, 0xff));
+  using target = RawFile.create(new MemoryBlockFile(), { size: image.size });
+  const error = await assertRejects(() => convert(image, target, { targetIsZero: true }), Qcow2Error);
+  assertEquals(error.code, "corrupt");
+  assert(Math.abs((error.offset ?? 0) - offset) < 500, `${error.offset} and ${offset}`);
 });
 
 Deno.test("convert() compresses whole clusters also where the source has holes in the middle of them", async () => {
