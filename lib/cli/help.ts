@@ -99,7 +99,7 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["--flush-interval N", "with -w: flush after each N requests"],
       ["-s SIZE", "length of a request in bytes (4k)"],
       ["-o OFFSET", "where to begin (0)"],
-      ["-S STEP", "how far the next request is from there (SIZE); it begins again at the end"],
+      ["-S STEP", "how far it is to the next request (SIZE), from the end to the start"],
       FORMAT,
       SHARE,
       ["-d DEPTH", "printed as the number of requests in parallel (64); there is always one"],
