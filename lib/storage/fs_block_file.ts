@@ -45,10 +45,12 @@ export interface FsBlockFileFromOptions {
  */
 const UNKNOWN_POSITION = NaN;
 /**
- * How much is written at once, in bytes; of a longer write the pieces end at multiples of it. Larger ones make the host look for
- * memory in larger pieces, which takes longer than copying the bytes.
+ * A longer write is cut into pieces: it would make the host look for memory in pieces as large, which takes longer than copying the
+ * bytes. In bytes.
  */
-const MAX_WRITE_LENGTH = 512 * 1024;
+const MAX_WRITE_LENGTH = 1024 * 1024;
+/** The pieces end at multiples of this, in bytes. */
+const WRITE_PIECE_LENGTH = 512 * 1024;
 /** Shorter reads are over before another thread has begun. In bytes. */
 const MIN_BACKGROUND_LENGTH = 128 * 1024;
 /** What the host counts allocated blocks in, in bytes. */
@@ -344,7 +346,7 @@ export class FsBlockFile implements BlockFile {
     try {
       if (offset !== this.#position) seek(file, offset);
       const isLong = data.length > MAX_WRITE_LENGTH;
-      const count = file.writeSync(isLong ? data.subarray(0, MAX_WRITE_LENGTH - offset % MAX_WRITE_LENGTH) : data);
+      const count = file.writeSync(isLong ? data.subarray(0, WRITE_PIECE_LENGTH - offset % WRITE_PIECE_LENGTH) : data);
       if (count !== data.length || count === 0) return this.#writeRest(file, offset, data, count);
       const end = offset + count;
       this.#position = end;
@@ -640,7 +642,7 @@ export class FsBlockFile implements BlockFile {
       if (done > 0) this.#size = Math.max(this.#size, offset + done);
       if (done === data.length) break;
       if (count === 0) throw new Error("the host took none of the bytes");
-      count = file.writeSync(data.subarray(done, done + MAX_WRITE_LENGTH));
+      count = file.writeSync(data.subarray(done, done + WRITE_PIECE_LENGTH));
       done += count;
     }
     this.#position = offset + done;
