@@ -10,8 +10,9 @@ import { AUTOCLEAR } from "../format/feature_bits.ts";
 import { extensionText, hasDataFile } from "../format/header.ts";
 import type { AmendOptions } from "../image/amend.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
-import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { type Arguments, parseArguments } from "./arguments.ts";
 import { checkCacheMode } from "./common_options.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError, notSupported, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -21,18 +22,6 @@ import { asksForHelp, describeAmendOptions, ImageOptions, joinOptionLists, parse
 import { refuseInconsistentBitmaps } from "./inconsistent_bitmaps.ts";
 import { showProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  { name: "help", short: "h" },
-  { name: "object", takesValue: true },
-  { name: "options", short: "o", shortOnly: true, takesValue: true },
-  { name: "format", short: "f", shortOnly: true, takesValue: true },
-  { name: "progress", short: "p", shortOnly: true },
-  { name: "quiet", short: "q", shortOnly: true },
-  { name: "cache", short: "t", shortOnly: true, takesValue: true },
-  { name: "image-opts" },
-  { name: "force" },
-];
 
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
 const AMENDABLE: ReadonlySet<string> = new Set([
@@ -55,7 +44,7 @@ const AMENDABLE: ReadonlySet<string> = new Set([
  * @throws {CliError} Where it fails.
  */
 export async function amend(context: Context, args: readonly string[]): Promise<number> {
-  const parsed = parseArguments("amend", args, OPTIONS);
+  const parsed = parseArguments("amend", args, COMMAND_OPTIONS.amend);
   const { console, programName } = context;
   if (parsed.has("help")) {
     console.out(commandHelp("amend", programName));

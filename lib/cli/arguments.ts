@@ -18,6 +18,8 @@ export interface OptionDefinition {
   readonly shortOnly?: boolean;
   /** Whether it takes a value. */
   readonly takesValue?: boolean;
+  /** The values that a shell offers: words, or the names of files. Others may be right as well. */
+  readonly values?: readonly string[] | "file";
 }
 
 /** An option that was given. */

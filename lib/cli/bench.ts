@@ -6,8 +6,9 @@
 
 import type { Disk } from "../disk.ts";
 import { TimeSlice } from "../operations/time_slice.ts";
-import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
+import { type Arguments, parseArguments } from "./arguments.ts";
+import { AIO_MODES, COMMAND_OPTIONS } from "./command_options.ts";
+import { checkCacheMode } from "./common_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -16,25 +17,7 @@ import { parseNumber } from "./image_options.ts";
 import { Interruption } from "./interruption.ts";
 import { parseSizeArgument, toFixedHalfEven } from "./sizes.ts";
 
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS.filter(({ name }) => name !== "object"),
-  { name: "count", short: "c", shortOnly: true, takesValue: true },
-  { name: "depth", short: "d", shortOnly: true, takesValue: true },
-  { name: "native", short: "n", shortOnly: true },
-  { name: "aio", short: "i", shortOnly: true, takesValue: true },
-  { name: "offset", short: "o", shortOnly: true, takesValue: true },
-  { name: "quiet", short: "q", shortOnly: true },
-  { name: "buffer-size", short: "s", shortOnly: true, takesValue: true },
-  { name: "step", short: "S", shortOnly: true, takesValue: true },
-  { name: "cache", short: "t", shortOnly: true, takesValue: true },
-  { name: "write", short: "w", shortOnly: true },
-  { name: "pattern", takesValue: true },
-  { name: "flush-interval", takesValue: true },
-  { name: "no-drain" },
-];
-
 const MAX_INT = 2 ** 31 - 1;
-const AIO_MODES: readonly string[] = ["threads", "native", "io_uring"];
 /** Cache modes that pass the host's cache by. */
 const DIRECT_MODES: readonly string[] = ["none", "off", "directsync"];
 
@@ -64,7 +47,7 @@ interface Requests {
  * @throws {CliError} Where it fails.
  */
 export async function bench(context: Context, args: readonly string[]): Promise<number> {
-  const parsed = parseArguments("bench", args, OPTIONS);
+  const parsed = parseArguments("bench", args, COMMAND_OPTIONS.bench);
   const { console } = context;
   if (parsed.has("help")) {
     console.out(commandHelp("bench", context.programName));

@@ -7,7 +7,8 @@
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
-import { type Arguments, type GivenOption, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { type Arguments, type GivenOption, parseArguments } from "./arguments.ts";
+import { BITMAP_ACTIONS, COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -15,19 +16,6 @@ import { imageRequest, openImage, withPrefix } from "./image_files.ts";
 import { refuseInconsistentBitmap } from "./inconsistent_bitmaps.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
-
-const ACTIONS: readonly string[] = ["add", "remove", "clear", "enable", "disable", "merge"];
-
-const OPTIONS: readonly OptionDefinition[] = [
-  { name: "help", short: "h" },
-  { name: "source-file", short: "b", takesValue: true },
-  { name: "source-format", short: "F", takesValue: true },
-  { name: "format", short: "f", shortOnly: true, takesValue: true },
-  { name: "granularity", short: "g", takesValue: true },
-  { name: "object", takesValue: true },
-  { name: "image-opts" },
-  ...ACTIONS.map((name) => ({ name, takesValue: name === "merge" })),
-];
 
 /**
  * Runs the command.
@@ -38,14 +26,14 @@ const OPTIONS: readonly OptionDefinition[] = [
  * @throws {CliError} Where it fails.
  */
 export function bitmap(context: Context, args: readonly string[]): number {
-  const parsed = parseArguments("bitmap", args, OPTIONS);
+  const parsed = parseArguments("bitmap", args, COMMAND_OPTIONS.bitmap);
   if (parsed.has("help")) {
     context.console.out(commandHelp("bitmap", context.programName));
     return 0;
   }
   readSecrets(parsed.all("object"));
   const granularity = parsed.all("granularity").map((text) => parseSizeArgument("granularity", text)).at(-1);
-  const actions = parsed.sequence.filter(({ name }) => ACTIONS.includes(name));
+  const actions = parsed.sequence.filter(({ name }) => BITMAP_ACTIONS.includes(name));
   checkArguments(parsed, actions, granularity);
   const [fileName = "", bitmapName = ""] = parsed.operands;
   using image = openImage(context, { ...imageRequest(parsed, fileName), write: true, backing: false });

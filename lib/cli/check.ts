@@ -5,25 +5,18 @@
  */
 
 import { checkImage, type CheckResult, type RepairKind } from "../operations/check.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
+import { parseArguments } from "./arguments.ts";
+import { checkCacheMode } from "./common_options.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { findImage, imageRequest, openingImage } from "./image_files.ts";
 import type { ImageNode } from "./image_node.ts";
 import { formatJson, type JsonValue } from "./json.ts";
-import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { outputFormatOf } from "./output_format.ts";
 import { readSecrets } from "./secrets.ts";
 import { toFixedHalfEven } from "./sizes.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  OUTPUT_OPTION,
-  { name: "repair", short: "r", takesValue: true },
-  { name: "source-cache", short: "T", shortOnly: true, takesValue: true },
-  { name: "quiet", short: "q", shortOnly: true },
-];
 
 /** Exit status where a format has nothing to check. */
 const NOTHING_TO_CHECK = 63;
@@ -39,7 +32,7 @@ const LEAKS_FOUND = 3;
  * @throws {CliError} Where it fails.
  */
 export function check(context: Context, args: readonly string[]): number {
-  const parsed = parseArguments("check", args, OPTIONS);
+  const parsed = parseArguments("check", args, COMMAND_OPTIONS.check);
   if (parsed.has("help")) {
     context.console.out(commandHelp("check", context.programName));
     return 0;

@@ -11,8 +11,9 @@ import { RawFile } from "../image/raw_file.ts";
 import { commit as commitImage } from "../operations/commit.ts";
 import { DiskError } from "../operations/disk_error.ts";
 import type { BlockFile } from "../storage/block_file.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
+import { parseArguments } from "./arguments.ts";
+import { checkCacheMode } from "./common_options.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainOpenError, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -22,16 +23,6 @@ import { Interruption } from "./interruption.ts";
 import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS.filter(({ name }) => name !== "force-share"),
-  { name: "base", short: "b", shortOnly: true, takesValue: true },
-  { name: "drop", short: "d", shortOnly: true },
-  { name: "progress", short: "p", shortOnly: true },
-  { name: "quiet", short: "q", shortOnly: true },
-  { name: "rate-limit", short: "r", shortOnly: true, takesValue: true },
-  { name: "cache", short: "t", shortOnly: true, takesValue: true },
-];
 
 const PROGRESS_STEP_PERCENT = 1;
 
@@ -44,7 +35,7 @@ const PROGRESS_STEP_PERCENT = 1;
  * @throws {CliError} Where it fails; the image keeps its content then.
  */
 export async function commit(context: Context, args: readonly string[]): Promise<number> {
-  const parsed = parseArguments("commit", args, OPTIONS);
+  const parsed = parseArguments("commit", args, COMMAND_OPTIONS.commit);
   const { console, programName } = context;
   if (parsed.has("help")) {
     console.out(commandHelp("commit", programName));

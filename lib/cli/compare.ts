@@ -6,8 +6,9 @@
 
 import { compare as compareDisks, type CompareResult } from "../operations/compare.ts";
 import { DiskError } from "../operations/disk_error.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
+import { parseArguments } from "./arguments.ts";
+import { checkCacheMode } from "./common_options.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, failureOf, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -15,15 +16,6 @@ import { imageRequest, openImage } from "./image_files.ts";
 import { Interruption } from "./interruption.ts";
 import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  { name: "second-format", short: "F", shortOnly: true, takesValue: true },
-  { name: "source-cache", short: "T", shortOnly: true, takesValue: true },
-  { name: "progress", short: "p", shortOnly: true },
-  { name: "quiet", short: "q", shortOnly: true },
-  { name: "strict", short: "s", shortOnly: true },
-];
 
 const DIFFERENT = 1;
 const CANNOT_OPEN = 2;
@@ -40,7 +32,7 @@ const PROGRESS_STEP_PERCENT = 2;
  * @throws {CliError} Where one of them cannot be opened (2) or read (3 and 4).
  */
 export async function compare(context: Context, args: readonly string[]): Promise<number> {
-  const parsed = parseArguments("compare", args, OPTIONS);
+  const parsed = parseArguments("compare", args, COMMAND_OPTIONS.compare);
   const { console, programName } = context;
   if (parsed.has("help")) {
     console.out(commandHelp("compare", programName));

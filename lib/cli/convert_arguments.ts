@@ -4,38 +4,14 @@
  * @module
  */
 
-import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
+import { type Arguments, parseArguments } from "./arguments.ts";
+import { checkCacheMode } from "./common_options.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import { CliError } from "./errors.ts";
 import { asksForHelp, joinOptionLists } from "./image_options.ts";
 import { readSecrets, type Secrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 import { parseSnapshotChoice, type SnapshotChoice } from "./snapshot_source.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  { name: "target-format", short: "O", shortOnly: true, takesValue: true },
-  { name: "backing-file", short: "B", shortOnly: true, takesValue: true },
-  { name: "backing-format", short: "F", shortOnly: true, takesValue: true },
-  { name: "copy-range", short: "C", shortOnly: true },
-  { name: "compress", short: "c", shortOnly: true },
-  { name: "options", short: "o", shortOnly: true, takesValue: true },
-  { name: "snapshot", short: "l", shortOnly: true, takesValue: true },
-  { name: "sparse-size", short: "S", shortOnly: true, takesValue: true },
-  { name: "progress", short: "p", shortOnly: true },
-  { name: "target-cache", short: "t", shortOnly: true, takesValue: true },
-  { name: "source-cache", short: "T", shortOnly: true, takesValue: true },
-  { name: "quiet", short: "q", shortOnly: true },
-  { name: "skip-creation", short: "n", shortOnly: true },
-  { name: "coroutines", short: "m", shortOnly: true, takesValue: true },
-  { name: "out-of-order", short: "W", shortOnly: true },
-  { name: "rate-limit", short: "r", shortOnly: true, takesValue: true },
-  { name: "target-image-opts" },
-  { name: "target-is-zero" },
-  { name: "salvage" },
-  { name: "bitmaps" },
-  { name: "skip-broken-bitmaps" },
-];
 
 const MAX_SPARSE_SIZE = 16n * 1024n * 1024n;
 const SECTOR_SIZE = 512n;
@@ -107,7 +83,7 @@ export type ParsedConvert =
  * @throws {CliError} Where it makes no sense, or wants what is missing here.
  */
 export function parseConvertArguments(args: readonly string[]): ParsedConvert {
-  const parsed = parseArguments("convert", args, OPTIONS);
+  const parsed = parseArguments("convert", args, COMMAND_OPTIONS.convert);
   if (parsed.has("help")) return { kind: "help" };
   const secrets = readSecrets(parsed.all("object"));
   const options = joinOptionLists(parsed.all("options"));

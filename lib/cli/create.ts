@@ -5,8 +5,9 @@
  */
 
 import type { ImageType } from "../image/detect.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import { parseArguments } from "./arguments.ts";
 import { BlockOptions } from "./block_options.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { creatableFormat } from "./drivers.ts";
 import { CliError, UsageError } from "./errors.ts";
@@ -20,17 +21,6 @@ import { createImage, refuseEncryption } from "./new_image.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
-const OPTIONS: readonly OptionDefinition[] = [
-  { name: "help", short: "h" },
-  { name: "object", takesValue: true },
-  { name: "format", short: "f", shortOnly: true, takesValue: true },
-  { name: "backing-file", short: "b", shortOnly: true, takesValue: true },
-  { name: "backing-format", short: "F", shortOnly: true, takesValue: true },
-  { name: "options", short: "o", shortOnly: true, takesValue: true },
-  { name: "quiet", short: "q", shortOnly: true },
-  { name: "unsafe", short: "u", shortOnly: true },
-];
-
 /**
  * Runs the command.
  *
@@ -40,7 +30,7 @@ const OPTIONS: readonly OptionDefinition[] = [
  * @throws {CliError} Where it fails.
  */
 export function create(context: Context, args: readonly string[]): number {
-  const parsed = parseArguments("create", args, OPTIONS);
+  const parsed = parseArguments("create", args, COMMAND_OPTIONS.create);
   if (parsed.has("help")) {
     context.console.out(commandHelp("create", context.programName));
     return 0;

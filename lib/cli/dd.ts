@@ -9,8 +9,8 @@ import type { ImageType } from "../image/detect.ts";
 import { DiskError, onDisk } from "../operations/disk_error.ts";
 import { CHUNK_SIZE } from "../operations/sector_comparison.ts";
 import { TimeSlice } from "../operations/time_slice.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS } from "./common_options.ts";
+import { parseArguments } from "./arguments.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import { type Context, report } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
 import { NewDataFile } from "./new_data_file.ts";
@@ -24,11 +24,6 @@ import { Interruption } from "./interruption.ts";
 import { createImage } from "./new_image.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  { name: "target-format", short: "O", shortOnly: true, takesValue: true },
-];
 
 const MAX_BLOCK_SIZE = 2n ** 31n - 1n;
 
@@ -50,7 +45,7 @@ interface Operands {
  * @throws {CliError} Where it fails; a target that was begun is gone then.
  */
 export async function dd(context: Context, args: readonly string[]): Promise<number> {
-  const parsed = parseArguments("dd", args, OPTIONS);
+  const parsed = parseArguments("dd", args, COMMAND_OPTIONS.dd);
   if (parsed.has("help")) {
     context.console.out(commandHelp("dd", context.programName));
     return 0;

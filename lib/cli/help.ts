@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { OptionDefinition } from "./arguments.ts";
+
 /** The commands. */
 export const COMMAND_NAMES = [
   "amend",
@@ -12,6 +14,7 @@ export const COMMAND_NAMES = [
   "check",
   "commit",
   "compare",
+  "completions",
   "convert",
   "create",
   "dd",
@@ -26,6 +29,13 @@ export const COMMAND_NAMES = [
 ] as const;
 /** Name of a command. */
 export type CommandName = (typeof COMMAND_NAMES)[number];
+
+/** The options in front of the command. */
+export const PROGRAM_OPTIONS: readonly (OptionDefinition & { readonly meaning: string })[] = [
+  { name: "argv0", takesValue: true, meaning: "the name in front of error messages" },
+  { name: "help", short: "h", meaning: "this text" },
+  { name: "version", short: "V", meaning: "the version" },
+];
 
 interface CommandHelp {
   readonly summary: string;
@@ -313,6 +323,17 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
     ],
     examples: ["snapshot -c before disk.qcow2", "snapshot -l disk.qcow2", "snapshot -a before disk.qcow2"],
   },
+  completions: {
+    summary: "teach a shell how commands go on",
+    usage: "completions bash|zsh|fish",
+    description: "Prints a script that makes the shell complete commands, options and their values.",
+    options: [],
+    examples: [
+      "completions bash > ~/.local/share/bash-completion/completions/qcow2",
+      "completions zsh > ~/.zsh/functions/_qcow2",
+      "completions fish > ~/.config/fish/completions/qcow2.fish",
+    ],
+  },
   help: {
     summary: "explain a command",
     usage: "help [COMMAND]",
@@ -344,11 +365,10 @@ export function programHelp(programName: string, version: string): string {
   return `qcow2 ${version}: the disk image tool of @disk/qcow2\n\n` +
     `Usage: ${programName} [--argv0 NAME] COMMAND [OPTION…] [ARGUMENT…]\n\nCommands:\n${table(commands)}\n` +
     `Options:\n${
-      table([
-        ["--argv0 NAME", "the name in front of error messages"],
-        ["-h, --help", "this text"],
-        ["-V, --version", "the version"],
-      ])
+      table(PROGRAM_OPTIONS.map(({ name, short, takesValue, meaning }) => {
+        const flags = `${short === undefined ? "" : `-${short}, `}--${name}`;
+        return [takesValue ? `${flags} NAME` : flags, meaning];
+      }))
     }\n` +
     "Commands, options, output and exit status are those of qemu-img. To take its place, have a script named\n" +
     `qemu-img that runs ${programName} --argv0 qemu-img "$@".\n\n` +
@@ -367,6 +387,31 @@ export function commandHelp(name: CommandName, programName: string): string {
   return `${programName} ${name}: ${summary}\n\nUsage: ${programName} ${usage}\n\n${description}\n` +
     (options.length === 0 ? "" : `\nOptions:\n${table(options)}`) +
     `\nExamples:\n${examples.map((example) => `  ${programName} ${example}\n`).join("")}`;
+}
+
+/**
+ * What a command does.
+ *
+ * @param name Name of the command.
+ * @returns A few words.
+ */
+export function commandSummary(name: CommandName): string {
+  return HELP[name].summary;
+}
+
+/**
+ * What an option of a command means, as its help tells.
+ *
+ * @param name Name of the command.
+ * @param option The option.
+ * @returns A few words; `undefined` where the help does not tell of it.
+ */
+export function optionMeaning(name: CommandName, option: OptionDefinition): string | undefined {
+  if (option.name === "help") return "explain the command";
+  const flags = [`-${option.short}`, ...(option.shortOnly === true ? [] : [`--${option.name}`])];
+  return HELP[name].options.find(([left]) => {
+    return left.split(/[\s,]+/).some((word) => flags.includes(word));
+  })?.[1];
 }
 
 function table(rows: readonly (readonly [string, string])[]): string {

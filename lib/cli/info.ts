@@ -5,8 +5,8 @@
  */
 
 import { imageInfo } from "../operations/info.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS } from "./common_options.ts";
+import { parseArguments } from "./arguments.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -14,10 +14,9 @@ import { findImage, type ImageRequest, imageRequest, openingImage } from "./imag
 import { fullBackingName } from "./image_names.ts";
 import { formatInfo, infoToJson, type NamedInfo } from "./info_format.ts";
 import { formatJson } from "./json.ts";
-import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { outputFormatOf } from "./output_format.ts";
 import { readSecrets } from "./secrets.ts";
 
-const OPTIONS: readonly OptionDefinition[] = [...IMAGE_OPTIONS, OUTPUT_OPTION, { name: "backing-chain" }];
 /** The most images in a chain. */
 const MAX_CHAIN_LENGTH = 200;
 
@@ -30,7 +29,7 @@ const MAX_CHAIN_LENGTH = 200;
  * @throws {CliError} Where it fails.
  */
 export function info(context: Context, args: readonly string[]): number {
-  const parsed = parseArguments("info", args, OPTIONS);
+  const parsed = parseArguments("info", args, COMMAND_OPTIONS.info);
   if (parsed.has("help")) {
     context.console.out(commandHelp("info", context.programName));
     return 0;

@@ -6,8 +6,8 @@
 
 import { inspectImage, type Inspection } from "../operations/inspect.ts";
 import { judgeUntrustedImage } from "../operations/untrusted.ts";
-import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS } from "./common_options.ts";
+import { type Arguments, parseArguments } from "./arguments.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
 import { CliError, explainCreateError, explainOpenError, notSupported, UsageError } from "./errors.ts";
@@ -20,18 +20,8 @@ import { inspectionToJson, verdictToJson } from "./inspect_json.ts";
 import { drawInspection } from "./inspect_svg.ts";
 import { formatInspection } from "./inspect_text.ts";
 import { formatJson } from "./json.ts";
-import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { outputFormatOf } from "./output_format.ts";
 import { parseSizeArgument } from "./sizes.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  OUTPUT_OPTION,
-  { name: "svg", takesValue: true },
-  { name: "html", takesValue: true },
-  { name: "no-backing" },
-  { name: "untrusted" },
-  { name: "max-size", takesValue: true },
-];
 
 /** For what is no terminal. */
 const DEFAULT_WIDTH = 80;
@@ -46,7 +36,7 @@ const REFUSED = 2;
  * @throws {CliError} Where it fails.
  */
 export function inspect(context: Context, args: readonly string[]): number {
-  const parsed = parseArguments("inspect", args, OPTIONS);
+  const parsed = parseArguments("inspect", args, COMMAND_OPTIONS.inspect);
   if (parsed.has("help")) {
     context.console.out(commandHelp("inspect", context.programName));
     return 0;

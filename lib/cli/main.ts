@@ -20,6 +20,7 @@ const COMMANDS: Readonly<Record<CommandName, () => Promise<Command>>> = {
   check: async () => (await import("./check.ts")).check,
   commit: async () => (await import("./commit.ts")).commit,
   compare: async () => (await import("./compare.ts")).compare,
+  completions: async () => (await import("./completions.ts")).completions,
   convert: async () => (await import("./convert.ts")).convert,
   create: async () => (await import("./create.ts")).create,
   dd: async () => (await import("./dd.ts")).dd,

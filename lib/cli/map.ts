@@ -5,23 +5,16 @@
  */
 
 import { mapDisk, type MapEntry } from "../operations/map.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS } from "./common_options.ts";
+import { parseArguments } from "./arguments.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { findImage, imageRequest, openingImage } from "./image_files.ts";
 import type { ImageNode } from "./image_node.ts";
-import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { outputFormatOf } from "./output_format.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  OUTPUT_OPTION,
-  { name: "start-offset", short: "s", takesValue: true },
-  { name: "max-length", short: "l", takesValue: true },
-];
 
 const COLUMN_WIDTH = 16;
 /** Lines are printed in batches: a call to the host for each would cost more than the map itself. */
@@ -36,7 +29,7 @@ const BATCH_LENGTH = 1000;
  * @throws {CliError} Where it fails.
  */
 export function map(context: Context, args: readonly string[]): number {
-  const parsed = parseArguments("map", args, OPTIONS);
+  const parsed = parseArguments("map", args, COMMAND_OPTIONS.map);
   if (parsed.has("help")) {
     context.console.out(commandHelp("map", context.programName));
     return 0;

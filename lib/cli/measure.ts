@@ -9,8 +9,8 @@ import { Qcow2Error } from "../errors.ts";
 import type { ImageType } from "../image/detect.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { measure as measureImage, type Measurement, type MeasureOptions } from "../operations/measure.ts";
-import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS } from "./common_options.ts";
+import { type Arguments, parseArguments } from "./arguments.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import { type Context, report } from "./console.ts";
 import { CliError, ioError, notSupported } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -19,19 +19,10 @@ import { imageRequest, openImage } from "./image_files.ts";
 import { ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
 import { formatJson, type JsonValue } from "./json.ts";
 import { PREALLOCATION_MODES } from "./new_image.ts";
-import { OUTPUT_OPTION, outputFormatOf } from "./output_format.ts";
+import { outputFormatOf } from "./output_format.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 import { openSnapshot, parseSnapshotChoice } from "./snapshot_source.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  OUTPUT_OPTION,
-  { name: "target-format", short: "O", shortOnly: true, takesValue: true },
-  { name: "options", short: "o", shortOnly: true, takesValue: true },
-  { name: "snapshot", short: "l", shortOnly: true, takesValue: true },
-  { name: "size", takesValue: true },
-];
 
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, "1.1": 3 };
 
@@ -44,7 +35,7 @@ const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, "1.1": 3 };
  * @throws {CliError} Where it fails.
  */
 export async function measure(context: Context, args: readonly string[]): Promise<number> {
-  const parsed = parseArguments("measure", args, OPTIONS);
+  const parsed = parseArguments("measure", args, COMMAND_OPTIONS.measure);
   const { console, programName } = context;
   if (parsed.has("help")) {
     console.out(commandHelp("measure", programName));

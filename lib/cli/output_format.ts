@@ -11,7 +11,7 @@ import { CliError } from "./errors.ts";
 export type OutputFormat = "human" | "json";
 
 /** The option itself. */
-export const OUTPUT_OPTION: OptionDefinition = { name: "output", takesValue: true };
+export const OUTPUT_OPTION: OptionDefinition = { name: "output", takesValue: true, values: ["human", "json"] };
 
 /**
  * Reads the option.

@@ -11,9 +11,10 @@ import { Qcow2File } from "../image/qcow2_file.ts";
 import type { RawFile } from "../image/raw_file.ts";
 import { DiskError } from "../operations/disk_error.ts";
 import { rebase as rebaseImage } from "../operations/rebase.ts";
-import { type Arguments, type OptionDefinition, parseArguments } from "./arguments.ts";
+import { type Arguments, parseArguments } from "./arguments.ts";
 import { BlockOptions } from "./block_options.ts";
-import { checkCacheMode, IMAGE_OPTIONS } from "./common_options.ts";
+import { checkCacheMode } from "./common_options.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { isKnownDriver } from "./drivers.ts";
 import { CliError, failureOf, ioError, UsageError } from "./errors.ts";
@@ -24,17 +25,6 @@ import { ImageNode } from "./image_node.ts";
 import { Interruption } from "./interruption.ts";
 import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS,
-  { name: "backing-file", short: "b", shortOnly: true, takesValue: true },
-  { name: "backing-format", short: "F", shortOnly: true, takesValue: true },
-  { name: "unsafe", short: "u", shortOnly: true },
-  { name: "progress", short: "p", shortOnly: true },
-  { name: "cache", short: "t", shortOnly: true, takesValue: true },
-  { name: "source-cache", short: "T", shortOnly: true, takesValue: true },
-  { name: "quiet", short: "q", shortOnly: true },
-];
 
 const PROGRESS_STEP_PERCENT = 2;
 /** The piece in which QEMU counts how far it is, in bytes. */
@@ -49,7 +39,7 @@ const PROGRESS_PIECE = 2 * 1024 * 1024;
  * @throws {CliError} Where it fails; the image keeps its backing file and its content then.
  */
 export async function rebase(context: Context, args: readonly string[]): Promise<number> {
-  const parsed = parseArguments("rebase", args, OPTIONS);
+  const parsed = parseArguments("rebase", args, COMMAND_OPTIONS.rebase);
   const { console, programName } = context;
   if (parsed.has("help")) {
     console.out(commandHelp("rebase", programName));

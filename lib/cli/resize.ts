@@ -8,7 +8,8 @@ import { Qcow2Error } from "../errors.ts";
 import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import type { RawFile } from "../image/raw_file.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
+import { parseArguments } from "./arguments.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import { type Context, report } from "./console.ts";
 import { CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -17,16 +18,6 @@ import { refuseInconsistentBitmaps } from "./inconsistent_bitmaps.ts";
 import { PREALLOCATION_MODES } from "./new_image.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeParameter } from "./sizes.ts";
-
-const OPTIONS: readonly OptionDefinition[] = [
-  { name: "help", short: "h" },
-  { name: "format", short: "f", shortOnly: true, takesValue: true },
-  { name: "object", takesValue: true },
-  { name: "image-opts" },
-  { name: "preallocation", takesValue: true },
-  { name: "quiet", short: "q" },
-  { name: "shrink" },
-];
 
 const SECTOR_SIZE = 512n;
 const MAX_INT64 = 2n ** 63n - 1n;
@@ -44,7 +35,7 @@ export function resize(context: Context, args: readonly string[]): number {
   const last = args.at(-1) ?? "";
   const asksForHelp = last === "-h" || last === "--help";
   if (args.length < 2 && !asksForHelp) throw new UsageError("Not enough arguments");
-  const parsed = parseArguments("resize", asksForHelp ? args : args.slice(0, -1), OPTIONS);
+  const parsed = parseArguments("resize", asksForHelp ? args : args.slice(0, -1), COMMAND_OPTIONS.resize);
   if (parsed.has("help")) {
     context.console.out(commandHelp("resize", context.programName));
     return 0;

@@ -7,8 +7,8 @@
 import { hasDataFile } from "../format/header.ts";
 import type { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
-import { type OptionDefinition, parseArguments } from "./arguments.ts";
-import { IMAGE_OPTIONS } from "./common_options.ts";
+import { parseArguments } from "./arguments.ts";
+import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { CliError, explainIoError, failureOf, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
@@ -18,15 +18,6 @@ import { formatSnapshotTable } from "./snapshot_format.ts";
 
 const ACTIONS = ["apply", "create", "delete"] as const;
 type Action = (typeof ACTIONS)[number];
-
-const OPTIONS: readonly OptionDefinition[] = [
-  ...IMAGE_OPTIONS.filter(({ name }) => name !== "format"),
-  { name: "list", short: "l", shortOnly: true },
-  { name: "apply", short: "a", shortOnly: true, takesValue: true },
-  { name: "create", short: "c", shortOnly: true, takesValue: true },
-  { name: "delete", short: "d", shortOnly: true, takesValue: true },
-  { name: "quiet", short: "q", shortOnly: true },
-];
 
 /** The longest name in bytes that QEMU keeps. */
 const MAX_NAME_LENGTH = 255;
@@ -40,7 +31,7 @@ const MAX_NAME_LENGTH = 255;
  * @throws {CliError} Where it fails.
  */
 export function snapshot(context: Context, args: readonly string[]): number {
-  const parsed = parseArguments("snapshot", args, OPTIONS);
+  const parsed = parseArguments("snapshot", args, COMMAND_OPTIONS.snapshot);
   if (parsed.has("help")) {
     context.console.out(commandHelp("snapshot", context.programName));
     return 0;
