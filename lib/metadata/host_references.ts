@@ -317,7 +317,7 @@ class OwnerWalk {
         const { hostOffset, length } = decodeCompressedDescriptor(upper, lower, clusterBits);
         if ((upper & COPIED_FLAG) !== 0) {
           this.#report(
-            `ERROR: coffset=${hex(hostOffset)}: copied flag must never be set for compressed clusters`,
+            `ERROR: coffset=0x${hostOffset.toString(16)}: copied flag must never be set for compressed clusters`,
             entryAt,
             times,
           );

@@ -321,6 +321,19 @@ Deno.test("checkImage() says in its findings what is wrong and where", () => {
   });
 });
 
+qemuTest("checkImage() tells of a compressed cluster at offset 0 in the words of QEMU", () =>
+  withFolder((folder) => {
+    const file = usedImage();
+    const map = new ImageMap(file);
+    setUint64(file, map.l2Entry(0, 0), COPIED | (1n << 62n));
+    const image = `${folder}/damaged.qcow2`;
+    Deno.writeFileSync(image, file.toBytes());
+    const { stderr } = run("qemu-img", ["check", "-f", "qcow2", image]);
+    const told = check(file).findings.map(({ message }) => `${message}\n`).join("");
+    assertEquals(told, stderr);
+    assert(told.includes("coffset=0x0:"), told);
+  }));
+
 Deno.test("checkImage() finds clusters and tables outside of the file", () => {
   const file = usedImage();
   const map = new ImageMap(file);
