@@ -5,9 +5,8 @@
  */
 
 import type { OptionDefinition } from "./arguments.ts";
-import { CACHE_MODES, FORMATS, IMAGE_OPTIONS } from "./common_options.ts";
+import { CACHE_MODES, FORMATS } from "./common_options.ts";
 import type { CommandName } from "./help.ts";
-import { OUTPUT_OPTION } from "./output_format.ts";
 
 /** What `bitmap` can do with a bitmap: options that are carried out in their order. */
 export const BITMAP_ACTIONS: readonly string[] = ["add", "remove", "clear", "enable", "disable", "merge"];
@@ -24,6 +23,10 @@ const PROGRESS: OptionDefinition = { name: "progress", short: "p", shortOnly: tr
 const QUIET: OptionDefinition = { name: "quiet", short: "q", shortOnly: true };
 const RATE_LIMIT: OptionDefinition = { name: "rate-limit", short: "r", shortOnly: true, takesValue: true };
 const SNAPSHOT: OptionDefinition = { name: "snapshot", short: "l", shortOnly: true, takesValue: true };
+const FORCE_SHARE: OptionDefinition = { name: "force-share", short: "U" };
+const OUTPUT: OptionDefinition = { name: "output", takesValue: true, values: ["human", "json"] };
+/** Options of every command that opens an image for reading. */
+const IMAGE_OPTIONS: readonly OptionDefinition[] = [HELP, FORMAT, FORCE_SHARE, OBJECT, IMAGE_OPTS];
 const TARGET_FORMAT = format("target-format", "O");
 const BACKING_FORMAT = format("backing-format", "F");
 const CACHE = cacheMode("cache", "t");
@@ -33,7 +36,10 @@ const SOURCE_CACHE = cacheMode("source-cache", "T");
 export const COMMAND_OPTIONS: Readonly<Record<CommandName, readonly OptionDefinition[]>> = {
   amend: [HELP, OBJECT, OPTION_LIST, FORMAT, PROGRESS, QUIET, CACHE, IMAGE_OPTS, { name: "force" }],
   bench: [
-    ...IMAGE_OPTIONS.filter(({ name }) => name !== "object"),
+    HELP,
+    FORMAT,
+    FORCE_SHARE,
+    IMAGE_OPTS,
     { name: "count", short: "c", shortOnly: true, takesValue: true },
     { name: "depth", short: "d", shortOnly: true, takesValue: true },
     { name: "native", short: "n", shortOnly: true },
@@ -60,13 +66,16 @@ export const COMMAND_OPTIONS: Readonly<Record<CommandName, readonly OptionDefini
   ],
   check: [
     ...IMAGE_OPTIONS,
-    OUTPUT_OPTION,
+    OUTPUT,
     { name: "repair", short: "r", takesValue: true, values: ["leaks", "all"] },
     SOURCE_CACHE,
     QUIET,
   ],
   commit: [
-    ...IMAGE_OPTIONS.filter(({ name }) => name !== "force-share"),
+    HELP,
+    FORMAT,
+    OBJECT,
+    IMAGE_OPTS,
     file("base", "b"),
     { name: "drop", short: "d", shortOnly: true },
     PROGRESS,
@@ -119,10 +128,12 @@ export const COMMAND_OPTIONS: Readonly<Record<CommandName, readonly OptionDefini
   ],
   dd: [...IMAGE_OPTIONS, TARGET_FORMAT],
   help: [HELP],
-  info: [...IMAGE_OPTIONS, OUTPUT_OPTION, { name: "backing-chain" }],
+  info: [...IMAGE_OPTIONS, OUTPUT, { name: "backing-chain" }],
   inspect: [
-    ...IMAGE_OPTIONS,
-    OUTPUT_OPTION,
+    HELP,
+    FORMAT,
+    FORCE_SHARE,
+    OUTPUT,
     { name: "svg", takesValue: true, values: "file" },
     { name: "html", takesValue: true, values: "file" },
     { name: "no-backing" },
@@ -131,11 +142,11 @@ export const COMMAND_OPTIONS: Readonly<Record<CommandName, readonly OptionDefini
   ],
   map: [
     ...IMAGE_OPTIONS,
-    OUTPUT_OPTION,
+    OUTPUT,
     { name: "start-offset", short: "s", takesValue: true },
     { name: "max-length", short: "l", takesValue: true },
   ],
-  measure: [...IMAGE_OPTIONS, OUTPUT_OPTION, TARGET_FORMAT, OPTION_LIST, SNAPSHOT, { name: "size", takesValue: true }],
+  measure: [...IMAGE_OPTIONS, OUTPUT, TARGET_FORMAT, OPTION_LIST, SNAPSHOT, { name: "size", takesValue: true }],
   rebase: [
     ...IMAGE_OPTIONS,
     file("backing-file", "b"),
@@ -156,7 +167,10 @@ export const COMMAND_OPTIONS: Readonly<Record<CommandName, readonly OptionDefini
     { name: "shrink" },
   ],
   snapshot: [
-    ...IMAGE_OPTIONS.filter(({ name }) => name !== "format"),
+    HELP,
+    FORCE_SHARE,
+    OBJECT,
+    IMAGE_OPTS,
     { name: "list", short: "l", shortOnly: true },
     { name: "apply", short: "a", shortOnly: true, takesValue: true },
     { name: "create", short: "c", shortOnly: true, takesValue: true },

@@ -19,8 +19,9 @@ interface ShellOption extends OptionDefinition {
   readonly meaning: string;
 }
 
-/** Words that stand in the place of a file behind some commands. */
+/** Words that stand in the place of a file behind some commands; what follows an equals sign is a file. */
 const OPERANDS: Readonly<Partial<Record<CommandName, readonly string[]>>> = {
+  dd: ["if=", "of=", "bs=", "count=", "skip="],
   help: COMMAND_NAMES,
   completions: SHELLS,
 };
@@ -98,8 +99,9 @@ ${branch("''", programOptions(), COMMAND_NAMES)}${
     COMPREPLY=($(compgen -W "$values" -- "$current"))
   elif [[ $current == -* ]]; then
     COMPREPLY=($(compgen -W "$options" -- "$current"))
-  elif [[ -n $operands ]]; then
+  elif [[ -n $operands && \${COMP_WORDS[COMP_CWORD]} != = && \${COMP_WORDS[COMP_CWORD - 1]} != = ]]; then
     COMPREPLY=($(compgen -W "$operands" -- "$current"))
+    if [[ \${COMPREPLY-} == *= ]]; then compopt -o nospace 2>/dev/null; fi
   fi
 }
 complete -o default -F _qcow2 qcow2
@@ -123,7 +125,11 @@ function zshScript(): string {
   };
   const branch = (name: CommandName) => {
     const operands = OPERANDS[name];
-    const rest = operands === undefined ? "'*:file:_files'" : quote(`1:${name}:(${operands.join(" ")})`);
+    const rest = operands === undefined
+      ? "'*:file:_files'"
+      : name === "dd"
+      ? "'*:operand:_qcow2_dd'"
+      : quote(`1:${name}:(${operands.join(" ")})`);
     return `    ${name})\n      _arguments -s \\\n        ${
       lines([...optionsOf(name).flatMap(specification), rest], "        ")
     }\n      ;;\n`;
@@ -134,6 +140,9 @@ _qcow2_commands() {
   local -a commands=(
 ${COMMAND_NAMES.map((name) => `    ${quote(`${name}:${commandSummary(name)}`)}\n`).join("")}  )
   _describe command commands
+}
+_qcow2_dd() {
+  if compset -P '*='; then _files; else compadd -S '' -- ${OPERANDS.dd?.join(" ")}; fi
 }
 _qcow2() {
   local context state state_descr line
@@ -201,7 +210,7 @@ function fishScript(): string {
     const condition = `__qcow2_command_is ${name}`;
     for (const option of optionsOf(name)) addOption(condition, option);
     const operands = OPERANDS[name];
-    if (operands !== undefined) add(condition, `-f -a ${quote(operands.join(" "))}`);
+    if (operands !== undefined) add(condition, `${name === "dd" ? "" : "-f "}-a ${quote(operands.join(" "))}`);
   }
   return `${lines.join("\n")}\n`;
 }

@@ -5,6 +5,7 @@
  */
 
 import type { OptionDefinition } from "./arguments.ts";
+import { wrap } from "./wrap.ts";
 
 /** The commands. */
 export const COMMAND_NAMES = [
@@ -45,6 +46,9 @@ interface CommandHelp {
   readonly examples: readonly string[];
 }
 
+/** How long the lines of help are at most. */
+const LINE_LENGTH = 100;
+
 const FORMAT: readonly [string, string] = [
   "-f FORMAT",
   "format of the image, raw or qcow2; without it, its first bytes tell",
@@ -52,25 +56,50 @@ const FORMAT: readonly [string, string] = [
 const SHARE: readonly [string, string] = ["-U, --force-share", "take no lock, for an image that somebody writes to"];
 const OUTPUT: readonly [string, string] = ["--output human|json", "print for people (the default) or for programs"];
 const QUIET: readonly [string, string] = ["-q", "print nothing but errors"];
+const IMAGE_OPTS: readonly [string, string] = [
+  "--image-opts",
+  "FILE describes an image, as in driver=qcow2,file.filename=disk.qcow2",
+];
+const OBJECT: readonly [string, string] = [
+  "--object OBJECT",
+  "define a secret, as in secret,id=NAME,data=TEXT; encrypted images are refused all the same",
+];
 const SIZES = "Sizes are bytes, or have a suffix: k, M, G, T, P, E count in powers of 1024.";
 
 const HELP: Readonly<Record<CommandName, CommandHelp>> = {
   create: {
     summary: "make an empty image",
-    usage: "create [-f FORMAT] [-o OPTIONS] [-q] FILE [SIZE]",
-    description: `Makes FILE an image of SIZE bytes that reads as zeroes.\n${SIZES}`,
+    usage: "create [-f FORMAT] [-o OPTIONS] [-b FILE -F FORMAT [-u]] [-q] FILE [SIZE]",
+    description:
+      "Makes FILE an image of SIZE bytes that reads as zeroes, or as its backing file, whose size it takes\n" +
+      `where SIZE is left out.\n${SIZES}`,
     options: [
       ["-f FORMAT", "raw (the default) or qcow2"],
       ["-o NAME=VALUE,…", "options of the image; -o help lists them. May be repeated"],
+      ["-b FILE", "the backing file, relative to the image: read where nothing was written"],
+      ["-F FORMAT", "format of the backing file, raw or qcow2"],
+      ["-u", "do not open the backing file"],
       QUIET,
+      OBJECT,
     ],
-    examples: ["create -f qcow2 disk.qcow2 20G", "create -f qcow2 -o cluster_size=2M,lazy_refcounts=on disk.qcow2 1T"],
+    examples: [
+      "create -f qcow2 disk.qcow2 20G",
+      "create -f qcow2 -o cluster_size=2M,lazy_refcounts=on disk.qcow2 1T",
+      "create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
+    ],
   },
   info: {
     summary: "tell what an image is",
     usage: "info [-f FORMAT] [--output human|json] [-U] [--backing-chain] FILE",
     description: "Tells format, sizes, snapshots and features of an image. Opens nothing but FILE.",
-    options: [FORMAT, OUTPUT, SHARE, ["--backing-chain", "go on with the backing file, and with its backing file"]],
+    options: [
+      FORMAT,
+      OUTPUT,
+      SHARE,
+      ["--backing-chain", "go on with the backing file, and with its backing file"],
+      IMAGE_OPTS,
+      OBJECT,
+    ],
     examples: ["info disk.qcow2", "info --output json disk.qcow2"],
   },
   inspect: {
@@ -114,6 +143,7 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       SHARE,
       ["-d DEPTH", "printed as requests in parallel (64); there is always one"],
       ["-q, -n, -i, -t, --no-drain", "accepted as qemu-img does, without effect"],
+      IMAGE_OPTS,
     ],
     examples: ["bench -c 10000 -s 64k disk.qcow2", "bench -w --pattern 0xff -S 1M disk.qcow2"],
   },
@@ -133,6 +163,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-F FORMAT", "format of SOURCE_FILE"],
       ["-g GRANULARITY", "with --add: bytes of the disk for one mark, a power of two from 512 to 2G"],
       FORMAT,
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: [
       "bitmap --add -g 64k disk.qcow2 backup",
@@ -146,7 +178,16 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       "Checks that every cluster is counted as often as it is used. Exits with 0 where all is well, 2 where\n" +
       "data may be damaged, 3 where space is wasted, 63 where the format has nothing to check, 1 where\n" +
       "checking failed.",
-    options: [FORMAT, OUTPUT, QUIET, ["-r leaks|all", "mend: only wasted space, or everything"], SHARE],
+    options: [
+      FORMAT,
+      OUTPUT,
+      QUIET,
+      ["-r leaks|all", "mend: only wasted space, or everything"],
+      SHARE,
+      ["-T", "accepted as qemu-img does, without effect"],
+      IMAGE_OPTS,
+      OBJECT,
+    ],
     examples: ["check disk.qcow2", "check -r all disk.qcow2"],
   },
   commit: {
@@ -163,6 +204,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       QUIET,
       ["-r RATE", "write so many bytes a second at most"],
       ["-t", "accepted as qemu-img does, without effect"],
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: ["commit disk.qcow2", "commit -b base.qcow2 disk.qcow2"],
   },
@@ -180,6 +223,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       QUIET,
       ["-U, --force-share", "take no lock, for images that somebody writes to"],
       ["-T", "accepted as qemu-img does, without effect"],
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: ["compare disk.raw disk.qcow2", "compare -s -f qcow2 -F qcow2 one.qcow2 other.qcow2"],
   },
@@ -194,19 +239,30 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-f FORMAT", "format of the sources, raw or qcow2; without it, their first bytes tell"],
       ["-O FORMAT", "format of the target, raw (the default) or qcow2"],
       ["-o NAME=VALUE,…", "options of the target; -o help lists them. May be repeated"],
+      ["-c", "compress the clusters of the target"],
+      ["-B FILE", "give the target a backing file, which holds what the backing file of SOURCE holds"],
+      ["-F FORMAT", "format of the backing file"],
       ["-l SNAPSHOT", "read a snapshot: its identifier or name, or snapshot.id=ID,snapshot.name=NAME"],
       ["-S SIZE", "how many zero bytes in a row become a hole (4k); 0 for no holes"],
       ["-n", "write into a target that exists, in place"],
       ["--target-is-zero", "with -n: the target reads as zeroes already"],
+      ["--bitmaps", "copy the persistent bitmaps"],
+      ["--skip-broken-bitmaps", "with --bitmaps: leave out those that are inconsistent"],
+      ["--salvage", "take what cannot be read for zeroes"],
       ["-p", "show progress"],
       QUIET,
+      ["-r RATE", "write so many bytes a second at most"],
       ["-U, --force-share", "take no lock on the sources"],
       ["-t CACHE", "durable at the end, unless unsafe; what replaces a file always is"],
       ["-T, -m, -W, -C", "accepted as qemu-img does, without effect"],
+      IMAGE_OPTS,
+      ["--target-image-opts", "with -n: TARGET describes an image"],
+      OBJECT,
     ],
     examples: [
       "convert -O qcow2 disk.raw disk.qcow2",
       "convert -p -f qcow2 -O raw disk.qcow2 disk.raw",
+      "convert -c -l before -O qcow2 disk.qcow2 archive.qcow2",
       "convert -n -O raw disk.qcow2 /dev/vg/disk",
     ],
   },
@@ -223,6 +279,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-f FORMAT", "format of SOURCE, raw or qcow2; without it, its first bytes tell"],
       ["-O FORMAT", "format of TARGET, raw (the default) or qcow2"],
       ["-U, --force-share", "take no lock on SOURCE"],
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: ["dd if=disk.qcow2 of=mbr.raw count=1", "dd -O qcow2 bs=1M skip=100 if=disk.raw of=rest.qcow2"],
   },
@@ -236,6 +294,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-s, --start-offset OFFSET", "where to begin on the disk"],
       ["-l, --max-length LENGTH", "how far"],
       SHARE,
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: ["map disk.qcow2", "map --output json --start-offset 1G --max-length 64M disk.qcow2"],
   },
@@ -253,6 +313,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-l SNAPSHOT", "measure a snapshot: its identifier or name"],
       OUTPUT,
       SHARE,
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: ["measure -O qcow2 disk.raw", "measure -O qcow2 -o cluster_size=2M --output json --size 1T"],
   },
@@ -271,6 +333,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       QUIET,
       ["-U, --force-share", "take no lock on the new backing file"],
       ["-t, -T", "accepted as qemu-img does, without effect"],
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: [
       "rebase -b newer.qcow2 -F qcow2 disk.qcow2",
@@ -289,6 +353,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-p", "show progress"],
       QUIET,
       ["--force, -t", "accepted as qemu-img does, without effect"],
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: [
       "amend -o compat=1.1,lazy_refcounts=on disk.qcow2",
@@ -305,6 +371,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["--preallocation MODE", "what is allocated of what is added: off, metadata, falloc or full"],
       ["--shrink", "allow a shorter disk; what stands behind its new end is lost"],
       QUIET,
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: ["resize disk.qcow2 +10G", "resize --shrink disk.qcow2 20G"],
   },
@@ -320,6 +388,8 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["-d NAME", "delete"],
       QUIET,
       ["-U, --force-share", "with -l: take no lock, for an image that somebody writes to"],
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: ["snapshot -c before disk.qcow2", "snapshot -l disk.qcow2", "snapshot -a before disk.qcow2"],
   },
@@ -416,5 +486,9 @@ export function optionMeaning(name: CommandName, option: OptionDefinition): stri
 
 function table(rows: readonly (readonly [string, string])[]): string {
   const width = Math.max(...rows.map(([left]) => left.length));
-  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}\n`).join("");
+  const indentation = " ".repeat(2 + width + 2);
+  return rows.map(([left, right]) => {
+    const text = wrap(right, LINE_LENGTH, indentation).join("\n").slice(indentation.length);
+    return `  ${left.padEnd(width)}  ${text}\n`;
+  }).join("");
 }

@@ -10,7 +10,7 @@ import { type Arguments, parseArguments } from "./arguments.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
-import { CliError, explainCreateError, explainOpenError, notSupported, UsageError } from "./errors.ts";
+import { CliError, explainCreateError, explainOpenError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageTypeNamed } from "./drivers.ts";
 import { findImage, imageRequest, openingImage } from "./image_files.ts";
@@ -44,7 +44,6 @@ export function inspect(context: Context, args: readonly string[]): number {
   const output = outputFormatOf(parsed);
   const [name, ...others] = parsed.operands;
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
-  if (parsed.has("image-opts")) throw notSupported("Describing images by options (--image-opts)");
   if (parsed.has("untrusted")) return judge(context, name, parsed);
   if (parsed.has("max-size")) throw new UsageError("--max-size goes together with --untrusted only");
 

@@ -8,6 +8,7 @@ import { GUEST_KINDS, HOST_KINDS, type Inspection } from "../operations/inspect.
 import { type Report, reportOf, type ReportTable } from "./inspect_report.ts";
 import { blockSize, drawTerminalMap } from "./inspect_terminal.ts";
 import { formatSize } from "./sizes.ts";
+import { wrap } from "./wrap.ts";
 
 /** What {@linkcode formatInspection} prints for. */
 export interface Terminal {
@@ -69,20 +70,4 @@ function tableLines({ columns, rows }: ReportTable): string[] {
   return [columns, ...rows].map((row) => {
     return `  ${row.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join("  ")}`.trimEnd();
   });
-}
-
-/** Breaks a text between words. */
-function wrap(text: string, width: number, indentation: string): string[] {
-  const lines: string[] = [];
-  let line = indentation;
-  for (const word of text.split(" ")) {
-    const joined = line === indentation ? line + word : `${line} ${word}`;
-    if (joined.length > width && line !== indentation) {
-      lines.push(line);
-      line = indentation + word;
-    } else {
-      line = joined;
-    }
-  }
-  return [...lines, line];
 }

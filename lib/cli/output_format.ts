@@ -4,14 +4,11 @@
  * @module
  */
 
-import type { Arguments, OptionDefinition } from "./arguments.ts";
+import type { Arguments } from "./arguments.ts";
 import { CliError } from "./errors.ts";
 
 /** For people or for programs. */
 export type OutputFormat = "human" | "json";
-
-/** The option itself. */
-export const OUTPUT_OPTION: OptionDefinition = { name: "output", takesValue: true, values: ["human", "json"] };
 
 /**
  * Reads the option.

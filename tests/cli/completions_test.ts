@@ -41,6 +41,7 @@ function testCompletions(complete: Complete): void {
   assertEquals(complete("resize", "disk.qcow2", "--pre"), ["--preallocation"]);
   assertEquals(complete("resize", "--preallocation", "f"), ["falloc", "full"]);
   assertEquals(complete("help", "sna"), ["snapshot"]);
+  assertEquals(complete("dd", "-O", "raw", "sk"), ["skip="]);
   assertEquals(complete("completions", "z"), ["zsh"]);
 }
 
@@ -96,6 +97,8 @@ shellTest("zsh", "completions work in zsh", (script) => {
   assertEquals(complete("qcow2 resize disk.qcow2 --pre"), "resize disk.qcow2 --preallocation");
   assertEquals(complete("qcow2 help sna"), "help snapshot");
   assertEquals(complete("qcow2 completions z"), "completions zsh");
+  assertEquals(complete(`qcow2 dd i`), "dd if=");
+  assertEquals(complete(`qcow2 dd if=${script.slice(0, -4)}`), `dd if=${script}`);
 });
 
 Deno.test("completions offer every option of every command", async () => {

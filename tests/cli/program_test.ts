@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { COMMAND_NAMES } from "../../lib/cli/help.ts";
+import { parseArguments } from "../../lib/cli/arguments.ts";
+import { COMMAND_OPTIONS } from "../../lib/cli/command_options.ts";
+import { COMMAND_NAMES, optionMeaning } from "../../lib/cli/help.ts";
 import { importFlags } from "../../tools/imports.ts";
 import { qemuTest, run } from "../qemu.ts";
 import { assertSame, program, programNamed, VERSION } from "./_program.ts";
@@ -29,6 +31,38 @@ Deno.test("the program's texts fit into a terminal", async () => {
     const { stdout } = await program("help", name);
     for (const line of stdout.split("\n")) assert(line.length <= 100, line);
   }
+});
+
+Deno.test("the program's help tells of every option, and its examples are command lines", async () => {
+  for (const name of COMMAND_NAMES) {
+    for (const option of COMMAND_OPTIONS[name]) assert(optionMeaning(name, option), `${name} --${option.name}`);
+    const { stdout } = await program("help", name);
+    const examples = stdout.slice(stdout.indexOf("\nExamples:\n")).match(/^ {2}qcow2 .*$/gm) ?? [];
+    assert(examples.length > 0, name);
+    for (const example of examples) {
+      const [, command, ...words] = example.trim().split(" > ")[0]?.split(" ") ?? [];
+      assertEquals(command, name);
+      parseArguments(name, words.map((word) => word === "''" ? "" : word), COMMAND_OPTIONS[name]);
+    }
+  }
+});
+
+Deno.test("the program loads nothing of the engine before a command is run", () => {
+  const lib = new URL("../../lib/", import.meta.url);
+  const seen = new Set<string>();
+  const visit = (url: URL) => {
+    if (seen.has(url.href)) return;
+    seen.add(url.href);
+    // What is imported by a call is loaded later.
+    for (
+      const [, name = ""] of Deno.readTextFileSync(url).matchAll(/^(?:import|export) (?!type ).*?from "(\..*?)";$/gms)
+    ) {
+      visit(new URL(name, url));
+    }
+  };
+  for (const file of ["main.ts", "help.ts", "completions.ts"]) visit(new URL(`cli/${file}`, lib));
+  const floors = [...seen].map((href) => href.slice(lib.href.length)).filter((path) => !path.startsWith("cli/"));
+  assertEquals(floors, ["errors.ts"]);
 });
 
 qemuTest("the program fails with the words of qemu-img", async () => {
