@@ -25,7 +25,7 @@ dd{margin:0;overflow-wrap:anywhere}
 table{border-collapse:collapse}
 th{text-align:left;font-weight:400;color:var(--soft)}
 th,td{padding:4px 24px 4px 0;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-svg{width:100%;height:auto;display:block}
+svg{width:100%;height:auto;display:block;overflow:visible}
 .hit:hover{fill:var(--ink);fill-opacity:.25}
 .good::before{content:"✓ ";color:var(--good)}
 .bad::before{content:"✗ ";color:var(--bad)}

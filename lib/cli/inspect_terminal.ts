@@ -23,14 +23,22 @@ export interface TerminalPictureOptions {
 const GUTTER_WIDTH = 2 + 9 + 2;
 /** How many blocks a line may have: numbers that make round offsets. */
 const ROW_LENGTHS = [256, 192, 128, 96, 64, 48, 32, 24, 16, 8];
+/** From this share on a block looks full. */
+const FULL_SHARE = 0.95;
 /** Blocks by how much of them is filled, from the fullest down. */
-const SHADES: readonly (readonly [share: number, block: string])[] = [[0.95, "█"], [0.5, "▓"], [0.15, "▒"], [0, "░"]];
+const SHADES: readonly (readonly [share: number, block: string])[] = [[FULL_SHARE, "█"], [0.5, "▓"], [0.15, "▒"], [
+  0,
+  "░",
+]];
 /** Beside the kind that prevails in a block, another one is shown from this share on. */
 const SECOND_KIND_SHARE = 0.25;
 /** Without colours a notable kind stands for its block, as long as it is in no more than this share of the blocks. */
 const NOTABLE_SHARE = 0.25;
 /** A smaller share is not told: the size says enough. */
 const LEAST_SHARE = 0.001;
+/** What blocks mean that are not full. */
+const COLORED_NOTE = "░▒▓ are filled in part only";
+const PLAIN_NOTE = "░▒▓ and small letters are filled in part only";
 const RESET = "\x1b[0m";
 
 /**
@@ -53,15 +61,19 @@ export function drawTerminalMap(
     return NOTABLE_KINDS.has(kind) && cells.bins.filter((bin) => bin[kind]).length <= cells.bins.length * NOTABLE_SHARE;
   }));
   const lines: string[] = [];
+  let anyPartial = false;
   for (let first = 0; first < cells.bins.length; first += rowLength) {
     const row = cells.bins.slice(first, first + rowLength).map((bin, index) => {
       const size = Math.min(cellSize, map.size - (first + index) * cellSize);
-      return options.color ? coloredBlock(bin, size, kinds) : plainBlock(bin, size, kinds, rare);
+      const block = options.color ? coloredBlock(bin, size, kinds) : plainBlock(bin, size, kinds, rare);
+      anyPartial ||= block.partial === true;
+      return block;
     });
     lines.push(`  ${formatSize(first * cellSize).padStart(9)}  ${joinBlocks(row)}`);
   }
   const legend = kinds.filter((kind) => map.totals[kind]).sort((a, b) => (map.totals[b] ?? 0) - (map.totals[a] ?? 0));
-  return [...lines, ...(lines.length === 0 ? [] : [""]), ...legendLines(map, legend, options)];
+  const note = anyPartial ? [`${" ".repeat(GUTTER_WIDTH)}${options.color ? COLORED_NOTE : PLAIN_NOTE}`] : [];
+  return [...lines, ...(lines.length === 0 ? [] : [""]), ...legendLines(map, legend, options), ...note];
 }
 
 /**
@@ -107,6 +119,8 @@ function mergeBins(
 interface Block {
   readonly style: string;
   readonly character: string;
+  /** Whether the character says that a part of the block is empty. */
+  readonly partial?: boolean;
 }
 
 /** A block shows the kind that prevails, by its colour, and how much of it is filled; its lower half another one. */
@@ -117,7 +131,7 @@ function coloredBlock(bin: Bin<PartKind>, size: number, kinds: readonly PartKind
   const other = notable ??
     (second !== undefined && (bin[second] ?? 0) >= size * SECOND_KIND_SHARE ? second : undefined);
   if (other !== undefined) return { style: `${foreground(other)}${background(main)}`, character: "▄" };
-  return { style: foreground(main), character: shade(filled(bin, size)) };
+  return { style: foreground(main), ...shade(filled(bin, size)) };
 }
 
 function plainBlock(
@@ -130,8 +144,10 @@ function plainBlock(
   if (notable !== undefined) return { style: "", character: KINDS[notable].character };
   const [main = "unallocated"] = present(bin, kinds);
   const { character } = KINDS[main];
-  if (main === "data") return { style: "", character: shade(filled(bin, size)) };
-  return { style: "", character: filled(bin, size) < 0.5 ? character.toLowerCase() : character };
+  const full = filled(bin, size);
+  if (main === "data") return { style: "", ...shade(full) };
+  const partial = full > 0 && full < 0.5;
+  return { style: "", character: partial ? character.toLowerCase() : character, partial };
 }
 
 /** The share of a block that is not empty. */
@@ -141,8 +157,8 @@ function filled(bin: Bin<PartKind>, size: number): number {
   return 1 - empty / size;
 }
 
-function shade(share: number): string {
-  return SHADES.find(([from]) => share >= from)?.[1] ?? "░";
+function shade(share: number): { readonly character: string; readonly partial: boolean } {
+  return { character: SHADES.find(([from]) => share >= from)?.[1] ?? "░", partial: share < FULL_SHARE };
 }
 
 /** The kinds of a bin that mean something, those of which there is most first. */

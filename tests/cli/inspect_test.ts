@@ -69,6 +69,8 @@ Deno.test("inspect shows an image in words and pictures", async () => {
     `     12 MiB  ${"·".repeat(9)}${"█".repeat(50)}CBB`,
   ]);
   assertEquals(stdout.match(STYLES), null);
+  // The note stands below a picture with blocks that are not full, and only there.
+  assertEquals(stdout.match(/small letters are filled in part only$/gm)?.length, 1);
 });
 
 Deno.test("inspect uses colours on a terminal and fits into its width", async () => {
