@@ -229,14 +229,26 @@ export class GuestIo {
         if (inBacking <= 0) return;
         length = Math.min(length, inBacking);
       }
-      // Version 2 has no entry that hides the backing file: there zeroes are written.
-      if (this.#backing !== undefined && !hidesBacking) this.#zeroBytes(position, position + length);
-      else {
+      if (this.#backing !== undefined && !hidesBacking) {
+        this.#writeOverBacking(this.#backing, kind, position, length);
+      } else {
         this.#eachSlice(position, length, (at, partLength) => {
           mapping.unlink(mapping.prepareSlice(at), at, partLength, hidesBacking);
         });
       }
     });
+  }
+
+  /** Version 2 has no entry that hides the backing file: zeroes are written, where anything else would be seen. */
+  #writeOverBacking(backing: Disk, kind: ClusterKind, position: number, length: number): void {
+    if (!isUnallocated(kind)) {
+      this.#zeroBytes(position, position + length);
+      return;
+    }
+    for (const extent of backing.extents(position, Math.min(length, backing.size - position))) {
+      if (extent.kind === "zero" || extent.kind === "unallocated") continue;
+      this.#zeroBytes(extent.offset, extent.offset + extent.length);
+    }
   }
 
   /**

@@ -127,6 +127,23 @@ Deno.test("resize() does not show a backing file that is longer than the disk wa
   }
 });
 
+Deno.test("resize() of a version 2 image writes zeroes only over what a longer backing file holds", () => {
+  const backing = Qcow2File.create(new MemoryBlockFile(), { size: 1024 * GIB });
+  backing.writeAt(512 * GIB + 512, filled(512, 5));
+  const image = new MemoryBlockFile();
+  using disk = Qcow2File.create(image, {
+    size: MIB,
+    version: 2,
+    backingFile: "base.qcow2",
+    backingFormat: "qcow2",
+    backing: () => backing,
+  });
+  disk.resize(1024 * GIB);
+  assertEquals(readBytes(disk, 512 * GIB, 2048), new Uint8Array(2048));
+  assert(image.size < 2 * MIB);
+  assertClean(disk);
+});
+
 Deno.test("resize() within a cluster leaves the cluster where it is", () => {
   using disk = Qcow2File.open(emptyImage({ size: 1024, clusterSize: 4096 }), { write: true });
   disk.writeAt(0, filled(1024, 1));
