@@ -102,11 +102,13 @@ qemuTest("JSON of both programs is as the schemas say, for images of every kind"
       ["-o", "compat=1.1,lazy_refcounts=on,refcount_bits=1"],
       ["-o", "extended_l2=on,cluster_size=128k,compression_type=zstd"],
       ["-o", `data_file=${folder.path("data")},data_file_raw=on`],
-      [...secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"],
+      [...secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=400"],
       [...secret, "-o", "encrypt.format=aes,encrypt.key-secret=s"],
     ]
   ) {
     const { code, stderr } = qemuImg("create", "-q", "-f", "qcow2", ...options, path, "64M");
+    // On some machines QEMU cannot measure how long the hashing of a passphrase takes.
+    if (stderr.endsWith("Unable to get accurate CPU usage\n")) continue;
     assertEquals([code, stderr], [0, ""]);
     await look();
   }
