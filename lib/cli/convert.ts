@@ -281,7 +281,7 @@ async function copy(
   { targetIsZero, skipBacking, interruption }: CopyTerms,
 ): Promise<void> {
   const { sparseSize } = request;
-  const when = { wanted: request.progress, quiet: request.quiet };
+  const when = { wanted: request.progress, quiet: request.quiet, inBytes: true };
   const source = request.salvage ? salvaged(context, request, disk) : new ObservedDisk(disk);
   // Walked to the end before anything is copied: a map that cannot be read is better known now. A raw image has none.
   const isWalked = !(disk instanceof RawFile) || wantsProgress(context.console, when);
