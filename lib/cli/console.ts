@@ -12,6 +12,8 @@ export interface Console {
   readonly stderrIsTerminal: boolean;
   /** How many characters fit into a line of the standard output, where that is a terminal. */
   readonly stdoutColumns?: number | undefined;
+  /** Whether a bar is in the line where the cursor stands, which goes away before anything else is printed to a terminal. */
+  showsBar?: boolean;
   /**
    * Prints to the standard output.
    *
@@ -58,15 +60,30 @@ export function report(context: Context, message: string): void {
  * @returns A console that prints errors at once.
  */
 export function processConsole(): Console {
-  const out = new Output(Deno.stdout, Deno.stdout.isTerminal() ? 0 : BLOCK_LENGTH);
-  return {
-    stderrIsTerminal: Deno.stderr.isTerminal(),
+  const outIsTerminal = Deno.stdout.isTerminal();
+  const errIsTerminal = Deno.stderr.isTerminal();
+  const out = new Output(Deno.stdout, outIsTerminal ? 0 : BLOCK_LENGTH);
+  const console: Console = {
+    stderrIsTerminal: errIsTerminal,
     stdoutColumns: stdoutColumns(),
-    out: (text) => out.write(text),
+    showsBar: false,
+    out: (text) => {
+      if (outIsTerminal) clearBar();
+      out.write(text);
+    },
     flush: () => out.flush(),
-    err: (text) => writeAll(Deno.stderr, new TextEncoder().encode(text)),
+    err: (text) => {
+      clearBar();
+      writeAll(Deno.stderr, new TextEncoder().encode(text));
+    },
   };
+  const clearBar = () => {
+    if (console.showsBar) writeAll(Deno.stderr, new TextEncoder().encode(TO_LINE_START_AND_CLEAR));
+  };
+  return console;
 }
+
+const TO_LINE_START_AND_CLEAR = "\r\x1b[K";
 
 function stdoutColumns(): number | undefined {
   if (!Deno.stdout.isTerminal()) return undefined;

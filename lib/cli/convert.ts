@@ -18,7 +18,7 @@ import { type Context, report } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
 import { type ConvertRequest, parseConvertArguments } from "./convert_arguments.ts";
 import { creatableFormat } from "./drivers.ts";
-import { CliError, explainIoError, failureOf, messageOf } from "./errors.ts";
+import { causedBy, CliError, explainIoError, failureOf, messageOf } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { openImage, withPrefix } from "./image_files.ts";
 import { fullBackingName, pathOfImage } from "./image_names.ts";
@@ -126,7 +126,7 @@ async function intoNew(
     target.complete();
     dataFile.keep();
   } catch (error) {
-    throw new CliError(`${prefix}${explainIoError(error)}`);
+    throw causedBy(error, `${prefix}${explainIoError(error)}`);
   }
 }
 
@@ -237,7 +237,7 @@ function explaining(act: () => void): void {
   try {
     act();
   } catch (error) {
-    throw new CliError(explainIoError(error));
+    throw causedBy(error, explainIoError(error));
   }
 }
 
@@ -246,7 +246,7 @@ function closing(disk: Disk): void {
   try {
     disk.close();
   } catch (error) {
-    throw new CliError(`error while closing the target: ${explainIoError(error)}`);
+    throw causedBy(error, `error while closing the target: ${explainIoError(error)}`);
   }
 }
 
@@ -281,7 +281,7 @@ async function copy(
   { targetIsZero, skipBacking, interruption }: CopyTerms,
 ): Promise<void> {
   const { sparseSize } = request;
-  const when = { wanted: request.progress, quiet: request.quiet };
+  const when = { wanted: request.progress, quiet: request.quiet, inBytes: true };
   const source = request.salvage ? salvaged(context, request, disk) : new ObservedDisk(disk);
   // Walked to the end before anything is copied: a map that cannot be read is better known now. A raw image has none.
   const isWalked = !(disk instanceof RawFile) || wantsProgress(context.console, when);
@@ -301,7 +301,7 @@ async function copy(
     });
     completed = true;
   } catch (error) {
-    throw error instanceof CliError ? error : new CliError(messageOf(error));
+    throw error instanceof CliError ? error : causedBy(error, messageOf(error));
   } finally {
     await progress.stop(completed);
   }

@@ -6,6 +6,7 @@
 
 import { ProgressBar } from "@std/cli/unstable-progress-bar";
 import type { Console } from "./console.ts";
+import { ProgressLine } from "./progress_line.ts";
 import { toFixedHalfEven } from "./sizes.ts";
 
 /** Shows progress. */
@@ -30,6 +31,8 @@ export interface ProgressOptions {
   readonly wanted: boolean;
   /** Whether nothing may be shown. */
   readonly quiet: boolean;
+  /** Whether what is done is counted in bytes, so that a rate can be told. */
+  readonly inBytes?: boolean;
 }
 
 /**
@@ -44,8 +47,8 @@ export function wantsProgress(console: Console, options: ProgressOptions): boole
 }
 
 /**
- * Begins to show progress: a bar where the standard error is a terminal, at once if it was asked for and after a second
- * otherwise; lines on the standard output where it was asked for and nobody watches.
+ * Begins to show progress: a bar where a person watches, at once if it was asked for and after a second otherwise, when it goes
+ * away in the end; lines on the standard output where it was asked for and that leads elsewhere.
  *
  * @param console Where to print.
  * @param total How much there is to do.
@@ -54,35 +57,67 @@ export function wantsProgress(console: Console, options: ProgressOptions): boole
  */
 export function showProgress(console: Console, total: number, options: ProgressOptions): ProgressDisplay {
   if (!wantsProgress(console, options)) return { update: () => {}, stop: () => Promise.resolve() };
-  if (console.stderrIsTerminal) return new BarProgress(total, options.wanted ? 0 : BAR_DELAY_MILLISECONDS);
-  return new LineProgress(console, total);
+  return showsBar(console, options) ? new BarProgress(console, total, options) : new LineProgress(console, total);
+}
+
+/** A script that reads the standard output gets the lines that it asked for. */
+function showsBar(console: Console, { wanted }: ProgressOptions): boolean {
+  return console.stderrIsTerminal && (!wanted || console.stdoutColumns !== undefined);
 }
 
 /** What is over sooner needs no bar, unless it was asked for. */
 const BAR_DELAY_MILLISECONDS = 1000;
 const BAR_INTERVAL_MILLISECONDS = 200;
+const MAX_BAR_LENGTH = 50;
+/** Bars take so many parts of a line, so that what stands beside them has room. */
+const BAR_SHARE = 0.3;
+const DEFAULT_COLUMNS = 80;
 
 class BarProgress implements ProgressDisplay {
+  readonly #console: Console;
   readonly #total: number;
-  readonly #delay: number;
+  readonly #wanted: boolean;
+  readonly #line: ProgressLine;
   readonly #start = performance.now();
   #bar: ProgressBar | undefined;
 
-  constructor(total: number, delay: number) {
+  constructor(console: Console, total: number, { wanted, inBytes = false }: ProgressOptions) {
+    this.#console = console;
     this.#total = total;
-    this.#delay = delay;
+    this.#wanted = wanted;
+    this.#line = new ProgressLine(inBytes, terminalColumns);
   }
 
   update(done: number): void {
     if (this.#bar === undefined) {
-      if (this.#total === 0 || performance.now() - this.#start < this.#delay) return;
-      this.#bar = new ProgressBar({ max: this.#total, interval: BAR_INTERVAL_MILLISECONDS });
+      if (this.#total === 0) return;
+      if (!this.#wanted && performance.now() - this.#start < BAR_DELAY_MILLISECONDS) return;
+      this.#bar = new ProgressBar({
+        max: this.#total,
+        value: done,
+        interval: BAR_INTERVAL_MILLISECONDS,
+        barLength: Math.min(MAX_BAR_LENGTH, Math.floor(terminalColumns() * BAR_SHARE)),
+        clear: !this.#wanted,
+        formatter: (frame) => this.#line.format(frame),
+      });
+      this.#console.showsBar = true;
     }
     this.#bar.value = done;
   }
 
   async stop(): Promise<void> {
+    this.#line.end();
     await this.#bar?.stop();
+    this.#console.showsBar = false;
+  }
+}
+
+/** Asked anew for each line: people change the sizes of their windows. */
+function terminalColumns(): number {
+  try {
+    return Deno.consoleSize().columns;
+  } catch {
+    return DEFAULT_COLUMNS;
   }
 }
 
@@ -133,9 +168,10 @@ export class PercentProgress {
    * @param step At least so many percent lie between two lines.
    */
   constructor(console: Console, options: ProgressOptions, step: number) {
-    if (console.stderrIsTerminal || !wantsProgress(console, options)) {
+    if (showsBar(console, options) || !wantsProgress(console, options)) {
       const display = showProgress(console, 100, options);
-      this.#show = (percent) => display.update(percent);
+      // What single precision has lost would keep a bar from its end.
+      this.#show = (percent) => display.update(Math.round(percent * 100) / 100);
       this.#end = () => display.stop(true);
       return;
     }

@@ -5,8 +5,9 @@
  */
 
 import type { Disk } from "../disk.ts";
-import { Qcow2Error } from "../errors.ts";
+import { hex, Qcow2Error } from "../errors.ts";
 import { alignDown } from "../format/geometry.ts";
+import { entryOffset } from "../format/table_entries.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
 import { type BinnedMap, MapBuilder } from "./binned_map.ts";
@@ -20,7 +21,7 @@ import { type BinnedMap, MapBuilder } from "./binned_map.ts";
  * - `backing`: bytes come from a backing file, or may where that was not opened.
  * - `unallocated`: nobody holds anything; reads as zeroes.
  * - `damaged`: the tables contradict the format, so that it cannot be read.
- * - `unknown`: was not looked at, since the tables are larger than the limit.
+ * - `unknown`: was not looked at, since the tables are larger than the limit, or too much of them is damaged.
  */
 export type GuestKind = "data" | "compressed" | "zero" | "backing" | "unallocated" | "damaged" | "unknown";
 
@@ -51,9 +52,12 @@ export interface GuestMap {
   readonly map: BinnedMap<GuestKind>;
   /** In how many pieces its data stands. */
   readonly fragmentation: Fragmentation;
-  /** The first contradiction that was met, if any. */
-  readonly damage: Qcow2Error | undefined;
+  /** What was passed over since it is damaged, and what was not looked at. */
+  readonly problems: readonly string[];
 }
+
+/** To find out where a disk goes on behind damage takes time, of which a stranger's image could cost any amount. */
+const MAX_DAMAGE_COUNT = 10_000;
 
 /** What unallocated clusters read from. */
 type BackingDisk = Disk | "unopened" | undefined;
@@ -72,31 +76,40 @@ export function mapGuest(metadata: ImageMetadata, backing: BackingDisk, maxTable
   const builder = new GuestMapBuilder(diskSize, geometry.subclusterSize);
   const run = new MappedRun();
   let tableLength = 0;
-  let damage: Qcow2Error | undefined;
+  let damageCount = 0;
+  const problems: string[] = [];
   for (let position = 0; position < diskSize;) {
     // One L2 table at a time, so that what is looked at can be counted.
     const tableStart = alignDown(position, geometry.l2TableSpan);
     const end = Math.min(diskSize, tableStart + geometry.l2TableSpan);
     try {
       if (position === tableStart && mapping.hasTable(position)) {
-        if (tableLength >= maxTableLength) break;
+        if (tableLength >= maxTableLength) {
+          problems.push(`Tables of the disk are longer than ${maxTableLength} bytes in all`);
+          break;
+        }
         tableLength += geometry.clusterSize;
+        assertTableInFile(metadata, tableStart / geometry.l2TableSpan);
       }
       mapping.find(position, end - position, run);
       addRun(builder, backing, position, run);
       position += run.length;
     } catch (error) {
       if (!(error instanceof Qcow2Error) || error.code !== "corrupt") throw error;
-      damage ??= error;
+      if (damageCount++ === 0) problems.push(error.message);
       // A broken L1 entry hides all that its table would map, a broken L2 entry one cluster.
       const next = error.offset !== undefined && isWithin(error.offset, mapping.l1.offset, mapping.l1.bytes.length)
         ? end
         : Math.min(end, alignDown(position, geometry.clusterSize) + geometry.clusterSize);
       builder.add("damaged", position, next - position);
       position = next;
+      if (damageCount === MAX_DAMAGE_COUNT) {
+        problems.push(`The disk is damaged in ${damageCount} places and more`);
+        break;
+      }
     }
   }
-  return { ...builder.build("unknown"), damage };
+  return { ...builder.build("unknown"), problems };
 }
 
 /**
@@ -110,7 +123,7 @@ export function mapDisk(disk: Disk): GuestMap {
   for (const { offset, length, kind, hostOffset } of disk.extents(0, disk.size)) {
     builder.add(kind, offset, length, hostOffset);
   }
-  return { ...builder.build("unallocated"), damage: undefined };
+  return { ...builder.build("unallocated"), problems: [] };
 }
 
 class GuestMapBuilder {
@@ -172,6 +185,17 @@ function addRun(builder: GuestMapBuilder, backing: BackingDisk, offset: number, 
   }
   const rest = Math.max(offset, inBacking);
   if (rest < end) builder.add("unallocated", rest, end - rest);
+}
+
+/** What stands behind the end of the file cannot even be asked for, where it is far enough. */
+function assertTableInFile({ file, mapping: { l1 } }: ImageMetadata, index: number): void {
+  const offset = entryOffset(l1.upper(index), l1.lower(index));
+  if (offset < file.file.size) return;
+  throw new Qcow2Error("corrupt", `L2 table at ${hex(offset)} is outside of the file (L1 index: ${hex(index)})`, {
+    offset: l1.offset + index * 8,
+    found: hex(offset),
+    expected: `less than ${hex(file.file.size)}`,
+  });
 }
 
 function isWithin(offset: number, start: number, length: number): boolean {

@@ -43,7 +43,7 @@ export interface InspectOptions {
    * How many bytes of tables to look at, at most: what is beyond is `unknown`. A terabyte that is full takes 160 MiB of them, in
    * clusters of 64 KiB.
    *
-   * @default {2147483648}
+   * @default {1073741824}
    */
   readonly maxTableLength?: number;
 }
@@ -88,7 +88,7 @@ export interface Inspection {
   readonly problems: readonly string[];
 }
 
-const DEFAULT_MAX_TABLE_LENGTH = 2 * 1024 ** 3;
+const DEFAULT_MAX_TABLE_LENGTH = 1024 ** 3;
 /** The first findings tell what kind of damage it is; `check` lists them all. */
 const MAX_FINDING_COUNT = 20;
 /** With so many errors no picture is worth the time that finding more would take. */
@@ -134,9 +134,8 @@ export function inspectImage(path: string, options: InspectOptions = {}): Inspec
   using file = acquireFile(path, { write: false, lock });
   const metadata = ImageMetadata.open(file, { write: false, durability: "none" });
   const { host, soundness } = examineHost(file, metadata, maxTableLength);
-  const { map: guest, fragmentation, damage } = examineGuest(metadata, chain, lock, maxTableLength);
-  if (damage !== undefined) problems.push(damage.message);
-  if (guest.totals.unknown > 0) problems.push(`Tables of the disk are longer than ${maxTableLength} bytes in all`);
+  const { map: guest, fragmentation, problems: passedOver } = examineGuest(metadata, chain, lock, maxTableLength);
+  problems.push(...passedOver);
   return { info, fileSize: file.size, chain, guest, fragmentation, host, soundness, problems };
 }
 

@@ -1,5 +1,14 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { type BinnedMap, type CreateOptions, type Header, inspectImage, Qcow2File, RawFile } from "../../mod.ts";
+import {
+  type BinnedMap,
+  type CreateOptions,
+  type Header,
+  inspectImage,
+  judgeUntrustedImage,
+  Qcow2Error,
+  Qcow2File,
+  RawFile,
+} from "../../mod.ts";
 import { FsBlockFile } from "../../lib/storage/mod.ts";
 import {
   assertCode,
@@ -299,6 +308,19 @@ Deno.test("inspectImage() looks at a table as often as its limit allows, however
   });
 });
 
+Deno.test("inspectImage() gives up on a disk that is damaged everywhere, and says so", async () => {
+  await withFolder((folder) => {
+    const path = `${folder}/disk.qcow2`;
+    const entryCount = 20_000;
+    makeImage(path, { size: entryCount * 512 * 64, clusterSize: 512 }, () => {});
+    patch(path, (file) => file.writeAt(headerOf(path).l1TableOffset, filled(entryCount * 8, 0x13)));
+    const { guest, problems } = inspectImage(path);
+    assertWhole(guest);
+    assertEquals(present(guest), { damaged: guest.size / 2, unknown: guest.size / 2 });
+    assertStringIncludes(problems.join(), "damaged in 10000 places and more");
+  });
+});
+
 Deno.test("inspectImage() looks at a raw image", async () => {
   await withFolder((folder) => {
     const path = `${folder}/disk.raw`;
@@ -399,6 +421,38 @@ qemuTest("inspectImage() agrees with qemu-img map and check about random images"
       }
       assertEquals((host?.size ?? 0) - (host?.totals.free ?? 0), used);
       assertEquals(soundness?.result?.corruptions, 0);
+    }
+  });
+});
+
+Deno.test("inspectImage() and judgeUntrustedImage() survive every change of an image's tables", async () => {
+  await withFolder((folder) => {
+    const random = new Random("inspect damage");
+    const [sound, path] = [`${folder}/sound.qcow2`, `${folder}/disk.qcow2`];
+    makeImage(sound, { size: 4 * MIB, clusterSize: 4096 }, (disk) => {
+      disk.writeAt(0, random.bytes(40 * 4096));
+      disk.createSnapshot("one");
+      disk.addBitmap("changes");
+      disk.writeAt(MIB, random.bytes(40 * 4096));
+      disk.writeCompressedAt(2 * MIB, filled(4096, 1));
+    });
+    const bytes = Deno.readFileSync(sound);
+    for (let round = 0; round < 400; round++) {
+      const damaged = bytes.slice();
+      for (let count = random.between(1, 6); count > 0; count--) {
+        const position = random.oneIn(2) ? random.below(200) : random.below(damaged.length / 8) * 8 + random.below(8);
+        damaged[position] = random.pick([0, 1, 0x80, 0xff, random.below(256)]);
+      }
+      Deno.writeFileSync(path, random.oneIn(10) ? damaged.subarray(0, random.below(damaged.length)) : damaged);
+      try {
+        const { guest, host } = inspectImage(path);
+        assertWhole(guest);
+        if (host !== undefined) assertWhole(host);
+      } catch (error) {
+        assert(error instanceof Qcow2Error, `${error}`);
+      }
+      const { acceptable, findings } = judgeUntrustedImage(path, { format: "qcow2" });
+      assertEquals(acceptable, findings.every(({ severity }) => severity === "note"));
     }
   });
 });
