@@ -5,7 +5,7 @@
  */
 
 import type { Disk, ExtentOptions } from "../disk.ts";
-import { readDiskAhead } from "../image/read_ahead.ts";
+import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import { type BlockStatus, blockStatus } from "./block_status.ts";
 import type { Progress } from "./convert.ts";
 import { diskError, onDisk } from "./disk_error.ts";
@@ -126,9 +126,6 @@ function isSameStatus(one: BlockStatus, other: BlockStatus): boolean {
 function endOf({ offset, length }: BlockStatus): number {
   return offset + length;
 }
-
-/** Shorter pieces are read one after the other: they are over before another thread has begun. In bytes. */
-const MIN_AHEAD_LENGTH = 512 * 1024;
 
 /** One of the disks, walked over from its beginning to its end. */
 class Side {
