@@ -4,8 +4,9 @@
  * @module
  */
 
-import * as zlib from "node:zlib";
+import type * as Zlib from "node:zlib";
 import { Qcow2Error } from "../errors.ts";
+import { builtinModule } from "./builtin_modules.ts";
 import type { CompressionType } from "./header.ts";
 import { zstdFrameLength } from "./zstd_frame.ts";
 
@@ -28,7 +29,7 @@ const SPARE_LENGTH = 64;
 export function compressCluster(type: CompressionType, cluster: Uint8Array): Uint8Array | undefined {
   const compressed = type === "zstd"
     ? zstd("zstdCompressSync")(cluster)
-    : zlib.deflateRawSync(cluster, { windowBits: WRITE_WINDOW_BITS, memLevel: WRITE_MEMORY_LEVEL });
+    : zlib().deflateRawSync(cluster, { windowBits: WRITE_WINDOW_BITS, memLevel: WRITE_MEMORY_LEVEL });
   return compressed.length < cluster.length ? compressed : undefined;
 }
 
@@ -45,7 +46,7 @@ export function compressCluster(type: CompressionType, cluster: Uint8Array): Uin
 export function decompressCluster(type: CompressionType, bytes: Uint8Array, clusterSize: number): Uint8Array {
   let cluster: Uint8Array;
   try {
-    cluster = type === "zstd" ? decompressZstd(bytes, clusterSize) : zlib.inflateRawSync(bytes, {
+    cluster = type === "zstd" ? decompressZstd(bytes, clusterSize) : zlib().inflateRawSync(bytes, {
       windowBits: READ_WINDOW_BITS,
       chunkSize: clusterSize + SPARE_LENGTH,
       maxOutputLength: clusterSize,
@@ -85,11 +86,17 @@ function decompressZstd(bytes: Uint8Array, clusterSize: number): Uint8Array {
   return cluster;
 }
 
+let loaded: typeof Zlib | undefined;
+
+function zlib(): typeof Zlib {
+  return loaded ??= builtinModule("node:zlib");
+}
+
 let knowsZstd: boolean | undefined;
 
 /** A function that older runtimes do not have, or that fails there whatever it is given. */
-function zstd<Name extends "zstdCompressSync" | "zstdDecompressSync">(name: Name): typeof zlib[Name] {
-  const found: typeof zlib[Name] | undefined = zlib[name];
+function zstd<Name extends "zstdCompressSync" | "zstdDecompressSync">(name: Name): typeof Zlib[Name] {
+  const found: typeof Zlib[Name] | undefined = zlib()[name];
   knowsZstd ??= canCompress();
   if (typeof found === "function" && knowsZstd) return found;
   throw new Qcow2Error("unsupported", "Compression type zstd is not supported by this version of the runtime", {
@@ -100,7 +107,7 @@ function zstd<Name extends "zstdCompressSync" | "zstdDecompressSync">(name: Name
 
 function canCompress(): boolean {
   try {
-    return zlib.zstdCompressSync(new Uint8Array(1)).length > 0;
+    return zlib().zstdCompressSync(new Uint8Array(1)).length > 0;
   } catch {
     return false;
   }

@@ -99,6 +99,30 @@ export function hasReservedL2Bits(upper: number, lower: number): boolean {
 }
 
 /**
+ * How many standard L2 entries go on as the first of them begins: with the same flags, each one cluster further on the host.
+ *
+ * @param view A table.
+ * @param index Index of the first entry.
+ * @param end Index behind the last entry to look at.
+ * @param clusterSize Bytes in a cluster.
+ * @returns How many, at least 1.
+ */
+export function contiguousEntryCount(view: DataView, index: number, end: number, clusterSize: number): number {
+  let upper = view.getUint32(index * 8);
+  let lower = view.getUint32(index * 8 + 4);
+  let next = index;
+  do {
+    next++;
+    lower += clusterSize;
+    if (lower >= TWO_TO_32) {
+      lower -= TWO_TO_32;
+      upper++;
+    }
+  } while (next < end && view.getUint32(next * 8 + 4) === lower && view.getUint32(next * 8) === upper);
+  return next - index;
+}
+
+/**
  * Whether reserved bits are set in a refcount table entry.
  *
  * @param lower Lower half of the entry.

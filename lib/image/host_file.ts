@@ -4,8 +4,8 @@
  * @module
  */
 
-import { fileURLToPath } from "node:url";
 import { Qcow2Error } from "../errors.ts";
+import { builtinModule } from "../format/builtin_modules.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { FsBlockFile } from "../storage/fs_block_file.ts";
 
@@ -73,7 +73,7 @@ function isPath(source: FileSource): source is string | URL {
 }
 
 function pathOf(path: string | URL): string {
-  return typeof path === "string" ? path : fileURLToPath(path);
+  return typeof path === "string" ? path : builtinModule("node:url").fileURLToPath(path);
 }
 
 function lockFile(file: BlockFile, exclusive: boolean): void {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { dirname, isAbsolute, join } from "node:path";
+import { builtinModule } from "../format/builtin_modules.ts";
 
 /**
  * The path that a name from an image means: a relative one begins in the folder of the image. A name from an image is a local
@@ -16,6 +16,7 @@ import { dirname, isAbsolute, join } from "node:path";
  */
 export function localPath(name: string, imagePath: string): string | undefined {
   if (/^[^/]*:/.test(name) && !/^[a-z]:[\\/]/i.test(name)) return undefined;
+  const { dirname, isAbsolute, join } = builtinModule("node:path");
   return isAbsolute(name) ? name : join(dirname(imagePath), name);
 }
 

@@ -7,6 +7,9 @@
 import type { Decompressor, Disk } from "../disk.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 
+/** Shorter reads than this, in bytes, are over before another thread has begun: whoever reads ahead reads them on the spot. */
+export const MIN_AHEAD_LENGTH = 512 * 1024;
+
 /**
  * Fills a buffer from a file. What lies behind its end reads as zeroes. The read has begun when the call returns, and is over then
  * where the file knows no other way.

@@ -6,8 +6,8 @@
 
 import { Qcow2Error } from "../errors.ts";
 import { INCOMPATIBLE } from "../format/feature_bits.ts";
-import { hasDataFile } from "../format/header.ts";
-import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
+import { hasDataFile, hasExtendedL2 } from "../format/header.ts";
+import { COMPRESSED_FLAG, contiguousEntryCount, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
 import { type AllocationStatistics, countReferences, hexEntry, type OnReference } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
@@ -117,7 +117,7 @@ class Check {
       this.#applyRefcounts(differences);
     }
     // Without refcounts to compare with, the flags say nothing.
-    if (this.#sound) this.#checkCopiedFlags();
+    if (this.#sound) this.#checkCopiedFlags(differences.count === 0 ? references : undefined);
     this.#clearMarks();
     const { clusterSize } = metadata.geometry;
     return {
@@ -157,12 +157,16 @@ class Check {
   /** Compares what is stored with what was counted, for every cluster that either side knows of. */
   #compareRefcounts(references: ReferenceCounts): RefcountDifferences {
     const { repair } = this.#options;
-    const differences: RefcountDifferences = { raise: [], lower: [], usedClusterIsFree: false, highestCluster: 0 };
-    for (const cluster of clustersToCompare(this.#metadata, references, this.#sound)) {
-      const reference = references.get(cluster);
-      const refcount = this.#sound || this.#hasUsableBlock(cluster) ? this.#metadata.refcounts.get(cluster) : 0;
-      if (refcount > 0 || reference > 0) differences.highestCluster = Math.max(differences.highestCluster, cluster);
-      if (refcount === reference) continue;
+    const { refcounts } = this.#metadata;
+    const differences: RefcountDifferences = {
+      count: 0,
+      raise: [],
+      lower: [],
+      usedClusterIsFree: false,
+      highestCluster: 0,
+    };
+    const note = (cluster: number, refcount: number, reference: number): void => {
+      differences.count++;
       const isLeak = refcount > reference;
       const kind = isLeak ? "leak" : "corruption";
       if (refcount === 0) differences.usedClusterIsFree = true;
@@ -177,6 +181,24 @@ class Check {
         ? repair !== undefined && this.#canLower
         : this.#canRebuild || (repair === "all" && this.#sound && refcount > 0);
       if (canFix) differences[isLeak ? "lower" : "raise"].push({ kind, cluster, refcount: shown, reference });
+    };
+    const referenceBuffer = new Float64Array(refcounts.clustersPerSlice);
+    const refcountBuffer = new Float64Array(refcounts.clustersPerSlice);
+    for (const { first, count, referencedOnly } of stretchesToCompare(this.#metadata, references, this.#sound)) {
+      const referenced = referenceBuffer.subarray(0, count);
+      const stored = refcountBuffer.subarray(0, count);
+      references.read(first, referenced);
+      if (this.#sound) refcounts.read(first, stored);
+      else {stored.forEach((_, index) =>
+          stored[index] = this.#hasUsableBlock(first + index) ? refcounts.get(first + index) : 0
+        );}
+      for (let index = 0; index < count; index++) {
+        const refcount = stored[index] ?? 0;
+        const reference = referenced[index] ?? 0;
+        if (reference === 0 && (refcount === 0 || referencedOnly)) continue;
+        differences.highestCluster = Math.max(differences.highestCluster, first + index);
+        if (refcount !== reference) note(first + index, refcount, reference);
+      }
     }
     return differences;
   }
@@ -202,8 +224,12 @@ class Check {
     if (raise.length + lower.length > 0) metadata.reset();
   }
 
-  /** The COPIED flag of active entries must say whether the refcount is exactly one. */
-  #checkCopiedFlags(): void {
+  /**
+   * The COPIED flag of active entries must say whether the refcount is exactly one.
+   *
+   * @param refcountsKnown All refcounts, as they were counted, where they are known to be right.
+   */
+  #checkCopiedFlags(refcountsKnown: ReferenceCounts | undefined): void {
     const { mapping, geometry, refcounts, file } = this.#metadata;
     // After leaks were mended, flags may be wrong that were right before. Where refcounts are all right now, they can be trusted.
     const trusted = this.#options.repair === "leaks" && this.#counts.corruption === 0 && this.#counts.leak === 0;
@@ -228,7 +254,7 @@ class Check {
         if (repairing) mapping.l1.set(l1Index, withCopied(upper, refcount === 1), lower);
       }
       const cluster = tableOffset / geometry.clusterSize;
-      if (seen.get(cluster) === 0) this.#checkCopiedFlagsOfTable(tableOffset, repairing, 1);
+      if (seen.get(cluster) === 0) this.#checkCopiedFlagsOfTable(tableOffset, repairing, 1, refcountsKnown);
       else again.add(cluster);
       seen.add(cluster);
     }
@@ -239,16 +265,31 @@ class Check {
     if (repairing) this.#metadata.flush();
   }
 
-  #checkCopiedFlagsOfTable(tableOffset: number, repairing: boolean, times: number): void {
+  #checkCopiedFlagsOfTable(
+    tableOffset: number,
+    repairing: boolean,
+    times: number,
+    refcountsKnown?: ReferenceCounts,
+  ): void {
     const { geometry, refcounts, l2Cache, header, file } = this.#metadata;
     const table = this.#table;
     const view = viewOf(table);
     table.fill(0, file.file.readAt(tableOffset, table));
     const dataFile = hasDataFile(header);
+    const canSkip = refcountsKnown !== undefined && !dataFile && !hasExtendedL2(header);
     for (let index = 0; index < geometry.l2EntryCount; index++) {
       const position = index * geometry.l2EntrySize;
       const upper = view.getUint32(position);
       const lower = view.getUint32(position + 4);
+      if (canSkip && (upper & (COMPRESSED_FLAG | COPIED_FLAG)) >>> 0 === COPIED_FLAG) {
+        // Most clusters stand in a row and belong to the disk alone.
+        const count = contiguousEntryCount(view, index, geometry.l2EntryCount, geometry.clusterSize);
+        const cluster = entryOffset(upper, lower) / geometry.clusterSize;
+        if (Number.isInteger(cluster) && refcountsKnown.areAllOne(cluster, count)) {
+          index += count - 1;
+          continue;
+        }
+      }
       const offset = entryOffset(upper, lower);
       if ((upper & COMPRESSED_FLAG) !== 0 || offset === 0 || offset % geometry.clusterSize !== 0) continue;
       // Clusters of a data file have no refcounts, and belong to this disk alone.
@@ -288,6 +329,8 @@ interface RefcountDifference {
 }
 
 interface RefcountDifferences {
+  /** How many there are. */
+  count: number;
   /** Refcounts that must rise, out of those that can be mended. */
   readonly raise: RefcountDifference[];
   /** Refcounts that must fall, out of those that can be mended. */
@@ -298,17 +341,30 @@ interface RefcountDifferences {
   highestCluster: number;
 }
 
+/** Clusters in a row whose refcounts stand in one slice of a block. */
+interface ClusterStretch {
+  readonly first: number;
+  readonly count: number;
+  /** Whether only those clusters matter that have a reference. */
+  readonly referencedOnly: boolean;
+}
+
 /**
  * The clusters of the file that may have a refcount, and all that have a reference, in ascending order. Not simply all of the
  * file: a sparse file can claim to be larger than any loop could count. A refcount behind the end of the file stands for
  * nothing yet, and QEMU does not look at it either.
  */
-function* clustersToCompare(metadata: ImageMetadata, references: ReferenceCounts, sound: boolean): Generator<number> {
+function* stretchesToCompare(
+  metadata: ImageMetadata,
+  references: ReferenceCounts,
+  sound: boolean,
+): Generator<ClusterStretch> {
   const { refcounts, geometry, file } = metadata;
+  const { clustersPerSlice: length } = refcounts;
   const perBlock = geometry.refcountBlockEntryCount;
   const fileClusterCount = Math.ceil(file.file.size / geometry.clusterSize);
   const blocks = new Set<number>();
-  const referenced = references.clusters();
+  const referenced = references.stretches(length);
   let next = referenced.next();
   for (let block = 0; block < refcounts.table.entryCount && block * perBlock < fileClusterCount; block++) {
     if (!sound && !isUsable(() => refcounts.blockOffset(block), file.file.size)) continue;
@@ -316,12 +372,18 @@ function* clustersToCompare(metadata: ImageMetadata, references: ReferenceCounts
     if (offset === 0 || blocks.has(offset)) continue;
     blocks.add(offset);
     for (const [first, end] of refcounts.usedStretches(block, fileClusterCount)) {
-      for (; next.done !== true && next.value < first; next = referenced.next()) yield next.value;
-      for (let cluster = first; cluster < end; cluster++) yield cluster;
-      while (next.done !== true && next.value < end) next = referenced.next();
+      for (; next.done !== true && next.value < first; next = referenced.next()) {
+        yield { first: next.value, count: length, referencedOnly: true };
+      }
+      yield { first, count: end - first, referencedOnly: false };
+      if (next.done === true || next.value !== first) continue;
+      if (end < first + length) yield { first: end, count: first + length - end, referencedOnly: true };
+      next = referenced.next();
     }
   }
-  for (; next.done !== true; next = referenced.next()) yield next.value;
+  for (; next.done !== true; next = referenced.next()) {
+    yield { first: next.value, count: length, referencedOnly: true };
+  }
 }
 
 function isUsable(blockOffset: () => number, fileSize: number): boolean {

@@ -11,6 +11,7 @@ import { decodeBitmapsPointer, decodeEncryptionPointer, EXTENSION } from "../for
 import { hasDataFile, hasExtendedL2 } from "../format/header.ts";
 import {
   COMPRESSED_FLAG,
+  contiguousEntryCount,
   COPIED_FLAG,
   decodeCompressedDescriptor,
   entryOffset,
@@ -121,6 +122,8 @@ class OwnerWalk {
   readonly #fileEnd: number;
   readonly #table: Uint8Array<ArrayBuffer>;
   readonly #tableView: DataView;
+  /** Where the next cluster of the table would stand, were it not fragmented; 0 at the first one. */
+  #expectedOffset = 0;
 
   constructor(metadata: ImageMetadata, report: ReportCorruption, onReference: OnReference | undefined) {
     this.#metadata = metadata;
@@ -294,62 +297,94 @@ class OwnerWalk {
   /** Counts what an L2 table points to, for so many ways to the table. */
   #countL2(tableOffset: number, active: boolean, times: number): void {
     const { file, geometry, header } = this.#metadata;
-    const { clusterSize, clusterBits, l2EntryCount, l2EntrySize } = geometry;
-    const read = file.file.readAt(tableOffset, this.#table);
-    this.#table.fill(0, read);
-    const extendedL2 = hasExtendedL2(header);
-    let expected = 0;
-    for (let index = 0; index < l2EntryCount; index++) {
-      const upper = this.#tableView.getUint32(index * l2EntrySize);
-      const lower = this.#tableView.getUint32(index * l2EntrySize + 4);
-      const entryAt = tableOffset + index * l2EntrySize;
-      if (extendedL2 && !this.#hasSoundBitmaps(index, upper, lower, entryAt, times)) continue;
-      if (upper === 0 && lower === 0) continue;
-      if ((upper & COMPRESSED_FLAG) !== 0 && hasDataFile(header)) {
+    const isPlain = !hasExtendedL2(header) && !hasDataFile(header);
+    this.#table.fill(0, file.file.readAt(tableOffset, this.#table));
+    this.#expectedOffset = 0;
+    for (let index = 0; index < geometry.l2EntryCount;) {
+      const count = isPlain ? this.#countRun(index, active, times) : 0;
+      if (count === 0) this.#countEntry(index, tableOffset, active, times);
+      index += Math.max(1, count);
+    }
+  }
+
+  /**
+   * Counts the data that an entry and those after it point to, as far as it stands in a row on the host. Tells how many entries that
+   * were, or 0 where the first of them needs a closer look.
+   */
+  #countRun(index: number, active: boolean, times: number): number {
+    const { clusterSize, l2EntryCount } = this.#metadata.geometry;
+    const upper = this.#tableView.getUint32(index * 8);
+    const lower = this.#tableView.getUint32(index * 8 + 4);
+    if (upper === 0 && lower === 0) return 1;
+    if ((upper & COMPRESSED_FLAG) !== 0 || hasReservedL2Bits(upper, lower)) return 0;
+    const offset = entryOffset(upper, lower);
+    if (offset === 0 || (lower & (clusterSize - 1)) !== 0) return 0;
+    const count = contiguousEntryCount(this.#tableView, index, l2EntryCount, clusterSize);
+    const end = offset + count * clusterSize;
+    if (end > this.#fileEnd) return 0;
+    if (active) {
+      this.statistics.allocatedClusters += count * times;
+      if (this.#expectedOffset !== 0 && offset !== this.#expectedOffset) this.statistics.fragmentedClusters += times;
+      this.#expectedOffset = end;
+    }
+    this.#onReference?.(active ? "data" : "inactive data", offset, end - offset);
+    this.references.addRun(offset / clusterSize, count, times);
+    return count;
+  }
+
+  /** Counts what an entry points to, whatever it is. */
+  #countEntry(index: number, tableOffset: number, active: boolean, times: number): void {
+    const { geometry, header } = this.#metadata;
+    const { clusterSize, clusterBits, l2EntrySize } = geometry;
+    const upper = this.#tableView.getUint32(index * l2EntrySize);
+    const lower = this.#tableView.getUint32(index * l2EntrySize + 4);
+    const entryAt = tableOffset + index * l2EntrySize;
+    if (hasExtendedL2(header) && !this.#hasSoundBitmaps(index, upper, lower, entryAt, times)) return;
+    if (upper === 0 && lower === 0) return;
+    if ((upper & COMPRESSED_FLAG) !== 0 && hasDataFile(header)) {
+      this.#report(
+        `ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(upper, lower)}`,
+        entryAt,
+        times,
+      );
+      return;
+    }
+    if ((upper & COMPRESSED_FLAG) !== 0) {
+      const { hostOffset, length } = decodeCompressedDescriptor(upper, lower, clusterBits);
+      if ((upper & COPIED_FLAG) !== 0) {
         this.#report(
-          `ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(upper, lower)}`,
+          `ERROR: coffset=0x${hostOffset.toString(16)}: copied flag must never be set for compressed clusters`,
           entryAt,
           times,
         );
-        continue;
       }
-      if ((upper & COMPRESSED_FLAG) !== 0) {
-        const { hostOffset, length } = decodeCompressedDescriptor(upper, lower, clusterBits);
-        if ((upper & COPIED_FLAG) !== 0) {
-          this.#report(
-            `ERROR: coffset=0x${hostOffset.toString(16)}: copied flag must never be set for compressed clusters`,
-            entryAt,
-            times,
-          );
-        }
-        this.#count(active ? "compressed data" : "inactive compressed data", hostOffset, length, entryAt, times);
-        if (active) {
-          this.statistics.allocatedClusters += times;
-          this.statistics.compressedClusters += times;
-          // Compressed clusters are fragmented by nature: sectors are read again for neighbours.
-          this.statistics.fragmentedClusters += times;
-        }
-        continue;
-      }
-      if (hasReservedL2Bits(upper, lower) || (header.version === 2 && (lower & ZERO_FLAG) !== 0)) {
-        this.#report(`ERROR found l2 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt, times);
-      }
-      const offset = entryOffset(upper, lower);
-      // In a data file, offset 0 with the COPIED flag is the first cluster.
-      if (offset === 0 && !(hasDataFile(header) && (upper & COPIED_FLAG) !== 0 && (lower & ZERO_FLAG) === 0)) continue;
+      this.#count(active ? "compressed data" : "inactive compressed data", hostOffset, length, entryAt, times);
       if (active) {
         this.statistics.allocatedClusters += times;
-        if (expected !== 0 && offset !== expected) this.statistics.fragmentedClusters += times;
-        expected = offset + clusterSize;
+        this.statistics.compressedClusters += times;
+        // Compressed clusters are fragmented by nature: sectors are read again for neighbours.
+        this.statistics.fragmentedClusters += times;
       }
-      if (!hasDataFile(header)) this.#count(active ? "data" : "inactive data", offset, clusterSize, entryAt, times);
-      if (offset % clusterSize !== 0) {
-        this.#report(
-          `ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`,
-          entryAt,
-          times,
-        );
-      }
+      return;
+    }
+    if (hasReservedL2Bits(upper, lower) || (header.version === 2 && (lower & ZERO_FLAG) !== 0)) {
+      this.#report(`ERROR found l2 entry with reserved bits set: ${hexEntry(upper, lower)}`, entryAt, times);
+    }
+    const offset = entryOffset(upper, lower);
+    // In a data file, offset 0 with the COPIED flag is the first cluster.
+    if (offset === 0 && !(hasDataFile(header) && (upper & COPIED_FLAG) !== 0 && (lower & ZERO_FLAG) === 0)) return;
+    if (active) {
+      this.statistics.allocatedClusters += times;
+      if (this.#expectedOffset !== 0 && offset !== this.#expectedOffset) this.statistics.fragmentedClusters += times;
+      this.#expectedOffset = offset + clusterSize;
+    }
+    if (!hasDataFile(header)) this.#count(active ? "data" : "inactive data", offset, clusterSize, entryAt, times);
+    if (offset % clusterSize !== 0) {
+      this.#report(
+        `ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`,
+        entryAt,
+        times,
+      );
     }
   }
 

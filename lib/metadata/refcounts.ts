@@ -346,6 +346,29 @@ export class Refcounts {
     return this.get(self) > 1;
   }
 
+  /** How many clusters one slice of a refcount block describes. */
+  get clustersPerSlice(): number {
+    return this.#entriesPerSlice;
+  }
+
+  /**
+   * The refcounts of clusters in a row.
+   *
+   * @param firstCluster Index of the first cluster in the host file.
+   * @param into Receives the refcounts; all of the clusters are described by one slice.
+   */
+  read(firstCluster: number, into: Float64Array): void {
+    const slice = this.#sliceOf(firstCluster);
+    if (slice === undefined) {
+      into.fill(0);
+      return;
+    }
+    const { view } = slice;
+    const { refcountOrder } = this.#geometry;
+    const first = firstCluster % this.#entriesPerSlice;
+    for (let index = 0; index < into.length; index++) into[index] = getRefcount(view, first + index, refcountOrder);
+  }
+
   /**
    * The stretches of a block's clusters in which any refcount is not zero.
    *

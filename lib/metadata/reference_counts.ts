@@ -7,11 +7,11 @@
 const CHUNK_BITS = 16;
 const CHUNK_SIZE = 2 ** CHUNK_BITS;
 /** From so many counters on a chunk is an array: as a map it would be no smaller. */
-const MAX_SPARSE_COUNT = CHUNK_SIZE / 16;
-const MAX_UINT32 = 0xffffffff;
+const MAX_SPARSE_COUNT = CHUNK_SIZE / 32;
+const MAX_UINT16 = 0xffff;
 
 /** Where few clusters were counted a map from positions to counts, then an array; a wide one where a count is large. */
-type Chunk = Map<number, number> | Uint32Array | Float64Array;
+type Chunk = Map<number, number> | Uint16Array | Float64Array;
 
 /**
  * How often each host cluster was counted. Takes space for what was counted alone, wherever that is: a sparse file can claim
@@ -20,7 +20,7 @@ type Chunk = Map<number, number> | Uint32Array | Float64Array;
 export class ReferenceCounts {
   readonly #chunks = new Map<number, Chunk>();
   #lastIndex = -1;
-  #lastChunk: Chunk = new Uint32Array();
+  #lastChunk: Chunk = new Uint16Array();
 
   /**
    * Counts a cluster.
@@ -39,11 +39,37 @@ export class ReferenceCounts {
       return;
     }
     const count = (chunk[position] ?? 0) + times;
-    if (count > MAX_UINT32 && chunk instanceof Uint32Array) {
+    if (count > MAX_UINT16 && chunk instanceof Uint16Array) {
       this.#use(index, Float64Array.from(chunk));
       this.add(cluster, times);
     } else {
       chunk[position] = count;
+    }
+  }
+
+  /**
+   * Counts clusters in a row.
+   *
+   * @param first Index of the first host cluster.
+   * @param count How many.
+   * @param times How often each of them.
+   */
+  addRun(first: number, count: number, times: number): void {
+    for (let cluster = first; cluster < first + count;) {
+      // What the first one needs of the chunk, the others need no more of, unless counts grow large.
+      this.add(cluster, times);
+      const chunk = this.#lastChunk;
+      const position = cluster % CHUNK_SIZE;
+      const end = Math.min(CHUNK_SIZE, position + first + count - cluster);
+      let next = position + 1;
+      if (chunk instanceof Uint16Array) {
+        for (; next < end; next++) {
+          const total = (chunk[next] ?? 0) + times;
+          if (total > MAX_UINT16) break;
+          chunk[next] = total;
+        }
+      }
+      cluster += next - position;
     }
   }
 
@@ -70,6 +96,62 @@ export class ReferenceCounts {
   }
 
   /**
+   * How often clusters in a row were counted.
+   *
+   * @param first Index of the first host cluster.
+   * @param into Receives the counts. All of the clusters lie in one stretch of 65,536 that begins at a multiple of that.
+   */
+  read(first: number, into: Float64Array): void {
+    const chunk = this.#chunks.get(Math.floor(first / CHUNK_SIZE));
+    const position = first % CHUNK_SIZE;
+    if (chunk === undefined) into.fill(0);
+    else if (chunk instanceof Map) into.forEach((_, index) => into[index] = chunk.get(position + index) ?? 0);
+    else into.set(chunk.subarray(position, position + into.length));
+  }
+
+  /**
+   * Whether all clusters in a row were counted exactly once.
+   *
+   * @param first Index of the first host cluster.
+   * @param count How many.
+   * @returns Whether they were.
+   */
+  areAllOne(first: number, count: number): boolean {
+    for (let cluster = first; cluster < first + count;) {
+      const chunk = this.#chunks.get(Math.floor(cluster / CHUNK_SIZE));
+      if (chunk === undefined) return false;
+      const position = cluster % CHUNK_SIZE;
+      const end = Math.min(CHUNK_SIZE, position + first + count - cluster);
+      for (let index = position; index < end; index++) {
+        if ((chunk instanceof Map ? chunk.get(index) : chunk[index]) !== 1) return false;
+      }
+      cluster += end - position;
+    }
+    return true;
+  }
+
+  /**
+   * The stretches of clusters in which any was counted.
+   *
+   * @param length How many clusters a stretch has: a power of two, at most 65,536.
+   * @returns The first cluster of each, in ascending order, all of them multiples of the length.
+   */
+  *stretches(length: number): Generator<number> {
+    for (const index of [...this.#chunks.keys()].sort((a, b) => a - b)) {
+      const chunk = this.#chunks.get(index);
+      if (chunk === undefined) continue;
+      const used = new Set<number>();
+      if (chunk instanceof Map) {
+        for (const [position, count] of chunk) if (count !== 0) used.add(position - position % length);
+      }
+      for (let start = 0; start < CHUNK_SIZE; start += length) {
+        const isUsed = chunk instanceof Map ? used.has(start) : chunk.subarray(start, start + length).some(isCounted);
+        if (isUsed) yield index * CHUNK_SIZE + start;
+      }
+    }
+  }
+
+  /**
    * The clusters that were counted.
    *
    * @returns Their indexes in ascending order.
@@ -92,8 +174,13 @@ export class ReferenceCounts {
   }
 }
 
-function arrayOf(counts: ReadonlyMap<number, number>): Uint32Array | Float64Array {
-  const array = new Float64Array(CHUNK_SIZE);
+function arrayOf(counts: ReadonlyMap<number, number>): Uint16Array | Float64Array {
+  const isWide = counts.values().some((count) => count > MAX_UINT16);
+  const array = isWide ? new Float64Array(CHUNK_SIZE) : new Uint16Array(CHUNK_SIZE);
   for (const [position, count] of counts) array[position] = count;
-  return array.some((count) => count > MAX_UINT32) ? array : Uint32Array.from(array);
+  return array;
+}
+
+function isCounted(count: number): boolean {
+  return count !== 0;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent, ExtentKind } from "../disk.ts";
+import type { Disk, Extent, ExtentKind, ExtentOptions } from "../disk.ts";
 import { alignUp } from "../format/geometry.ts";
 import { hasExtendedL2 } from "../format/header.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
@@ -47,6 +47,7 @@ const MAX_PIECE_LENGTH = 2 ** 31 - 1;
  * @param disk The disk.
  * @param start Where to begin, in bytes of the disk.
  * @param length How far, in bytes.
+ * @param options What to look at.
  * @returns The pieces in order, without gaps.
  * @throws {Qcow2Error} Whatever `extents` throws.
  */
@@ -54,9 +55,10 @@ export function* blockStatus(
   disk: Disk,
   start = 0,
   length: number = disk.size - start,
+  options: ExtentOptions = {},
 ): Generator<BlockStatus, void, undefined> {
   const layers = layersOf(disk);
-  for (const extent of disk.extents(start, length)) {
+  for (const extent of disk.extents(start, length, options)) {
     const end = extent.offset + extent.length;
     const asked = layers.slice(0, extent.depth + 1);
     for (let offset = extent.offset; offset < end;) {

@@ -6,11 +6,12 @@
 
 import type { Extent } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
+import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
 import { comesFromAbove, depthOf, isZeroExtent } from "./chain.ts";
 import type { Progress } from "./convert.ts";
-import { onDisk } from "./disk_error.ts";
+import { diskError, onDisk } from "./disk_error.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { CHUNK_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
@@ -97,7 +98,7 @@ export async function commit(image: Qcow2File, options: CommitOptions = {}): Pro
     if (slice.isOver()) await slice.next();
   }
   work.growBase();
-  for (const done of work.copy()) {
+  for await (const done of work.copy()) {
     const isOver = slice.isOver();
     if (isOver || limit !== undefined) onProgress?.({ done, total });
     if (isOver) await slice.next();
@@ -112,6 +113,13 @@ export async function commit(image: Qcow2File, options: CommitOptions = {}): Pro
 /** How much of the disk is looked at ahead, in bytes: what is being written must not be walked. */
 const WINDOW_SIZE = 64 * CHUNK_SIZE;
 
+/** A piece of the image that is being read. */
+interface Reading {
+  readonly offset: number;
+  readonly data: Uint8Array;
+  readonly isOver: Promise<void>;
+}
+
 class Commit {
   #copiedBytes = 0;
   #zeroedBytes = 0;
@@ -119,7 +127,10 @@ class Commit {
   readonly #base: Qcow2File | RawFile;
   /** How far the base is beneath the image. */
   readonly #depth: number;
-  readonly #buffer = new Uint8Array(CHUNK_SIZE);
+  /** Buffers that nobody uses. */
+  readonly #buffers: Uint8Array[] = [];
+  /** The piece that is read while another one is written. */
+  #reading: Reading | undefined;
 
   constructor(image: Qcow2File, base: Qcow2File | RawFile, depth: number) {
     this.#image = image;
@@ -143,10 +154,16 @@ class Commit {
   }
 
   /** Brings everything to the base, piece by piece, and tells after each how much is there. */
-  *copy(): Generator<number> {
-    for (const extent of this.#extents()) {
-      if (isZeroExtent(extent)) yield this.#zero(extent);
-      else yield* this.#copyData(extent);
+  async *copy(): AsyncGenerator<number> {
+    try {
+      for (const extent of this.#extents()) {
+        if (isZeroExtent(extent)) yield this.#zero(extent);
+        else yield* this.#copyData(extent);
+      }
+      yield* this.#finish();
+    } finally {
+      // The image is at rest before anybody goes on.
+      await this.#reading?.isOver.catch(() => {});
     }
   }
 
@@ -155,15 +172,42 @@ class Commit {
     return this.#copiedBytes + (this.#zeroedBytes += length);
   }
 
-  *#copyData({ offset: start, length: extentLength }: Extent): Generator<number> {
-    for (let offset = start; offset < start + extentLength;) {
-      const piece = this.#buffer.subarray(0, Math.min(CHUNK_SIZE, start + extentLength - offset));
-      onDisk("image", "read", offset, () => this.#image.readAt(offset, piece));
-      onDisk("base", "write", offset, () => this.#base.writeAt(offset, piece));
-      offset += piece.length;
-      this.#copiedBytes += piece.length;
-      yield this.#copiedBytes + this.#zeroedBytes;
+  async *#copyData({ offset: start, length: extentLength }: Extent): AsyncGenerator<number> {
+    for (let offset = start; offset < start + extentLength; offset += CHUNK_SIZE) {
+      const length = Math.min(CHUNK_SIZE, start + extentLength - offset);
+      const data = (this.#buffers.pop() ?? new Uint8Array(CHUNK_SIZE)).subarray(0, length);
+      const isOver = this.#read(offset, data);
+      isOver.catch(() => {});
+      // What was read before is written meanwhile.
+      const next = { offset, data, isOver };
+      try {
+        yield* this.#finish();
+      } finally {
+        this.#reading = next;
+      }
     }
+  }
+
+  async #read(offset: number, data: Uint8Array): Promise<void> {
+    try {
+      if (data.length < MIN_AHEAD_LENGTH) this.#image.readAt(offset, data);
+      else await readDiskAhead(this.#image, offset, data);
+    } catch (error) {
+      throw diskError("image", "read", offset, error);
+    }
+  }
+
+  /** Writes what was read. */
+  async *#finish(): AsyncGenerator<number> {
+    const reading = this.#reading;
+    if (reading === undefined) return;
+    const { offset, data, isOver } = reading;
+    await isOver;
+    this.#reading = undefined;
+    onDisk("base", "write", offset, () => this.#base.writeAt(offset, data));
+    this.#buffers.push(new Uint8Array(data.buffer));
+    this.#copiedBytes += data.length;
+    yield this.#copiedBytes + this.#zeroedBytes;
   }
 
   /** What the image and those between it and the base have. */

@@ -4,10 +4,11 @@
  * @module
  */
 
-import type { Disk } from "../disk.ts";
+import type { Disk, ExtentOptions } from "../disk.ts";
+import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import { type BlockStatus, blockStatus } from "./block_status.ts";
 import type { Progress } from "./convert.ts";
-import { onDisk } from "./disk_error.ts";
+import { diskError, onDisk } from "./disk_error.ts";
 import { CHUNK_SIZE, differences } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
@@ -73,7 +74,9 @@ export async function compare(first: Disk, second: Disk, options: CompareOptions
   const sizesDiffer = first.size !== second.size;
   if (strict && sizesDiffer) return { identical: false, sizesDiffer, difference: "size" };
   const total = Math.max(first.size, second.size);
-  const sides = [new Side(first, "first disk"), new Side(second, "second disk")] as const;
+  // What the host has no bytes for is allocated all the same.
+  const extents = { hostHoles: !strict };
+  const sides = [new Side(first, "first disk", extents), new Side(second, "second disk", extents)] as const;
   for (let offset = 0; offset < total;) {
     const one = sides[0].statusAt(offset);
     const other = sides[1].statusAt(offset);
@@ -81,7 +84,10 @@ export async function compare(first: Disk, second: Disk, options: CompareOptions
     let length = Math.min(endOf(one), endOf(other)) - offset;
     if (!one.zero || !other.zero) {
       length = Math.min(length, CHUNK_SIZE);
-      const different = firstDifference(sides, [one, other], offset, length);
+      const areBothRead = !one.zero && !other.zero;
+      if (areBothRead && length >= MIN_AHEAD_LENGTH) await readBoth(sides, offset, length);
+      else for (const side of sides) if (!side.isZeroAt(offset)) side.read(offset, length);
+      const different = firstDifference(sides, offset, length);
       if (different !== undefined) return { identical: false, sizesDiffer, difference: "content", offset: different };
     }
     offset += length;
@@ -91,14 +97,21 @@ export async function compare(first: Disk, second: Disk, options: CompareOptions
   return { identical: true, sizesDiffer };
 }
 
-/** Where a piece begins that differs, or nothing where all of it is the same. */
-function firstDifference(
-  sides: readonly [Side, Side],
-  statuses: readonly [BlockStatus, BlockStatus],
-  offset: number,
-  length: number,
-): number | undefined {
-  const [one, other] = sides.map((side, index) => statuses[index]?.zero ? undefined : side.read(offset, length));
+/** Reads from both disks at the same time. */
+async function readBoth([first, second]: readonly [Side, Side], offset: number, length: number): Promise<void> {
+  const ahead = first.readAhead(offset, length);
+  // Nobody waits for it yet; its error comes first nevertheless.
+  ahead.catch(() => {});
+  try {
+    second.read(offset, length);
+  } finally {
+    await ahead;
+  }
+}
+
+/** Where the first of the bytes stands that differ, or nothing where all of them are the same. */
+function firstDifference(sides: readonly [Side, Side], offset: number, length: number): number | undefined {
+  const [one, other] = sides.map((side) => side.isZeroAt(offset) ? undefined : side.bytes(length));
   const known = one ?? other;
   if (known === undefined) return undefined;
   for (const { start } of differences(known, known === one ? other : undefined)) return offset + start;
@@ -122,10 +135,10 @@ class Side {
   readonly #buffer = new Uint8Array(CHUNK_SIZE);
   #current: BlockStatus;
 
-  constructor(disk: Disk, name: string) {
+  constructor(disk: Disk, name: string, options: ExtentOptions) {
     this.#disk = disk;
     this.#name = name;
-    this.#pieces = blockStatus(disk)[Symbol.iterator]();
+    this.#pieces = blockStatus(disk, 0, disk.size, options)[Symbol.iterator]();
     this.#current = nothing(0, 0);
   }
 
@@ -141,11 +154,26 @@ class Side {
     return this.#current;
   }
 
-  /** Bytes of the disk, until the next call. */
-  read(offset: number, length: number): Uint8Array {
-    const bytes = this.#buffer.subarray(0, length);
-    onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, bytes));
-    return bytes;
+  isZeroAt(offset: number): boolean {
+    return this.statusAt(offset).zero;
+  }
+
+  read(offset: number, length: number): void {
+    onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, this.bytes(length)));
+  }
+
+  /** Reads while the caller goes on. */
+  async readAhead(offset: number, length: number): Promise<void> {
+    try {
+      await readDiskAhead(this.#disk, offset, this.bytes(length));
+    } catch (error) {
+      throw diskError(this.#name, "read", offset, error);
+    }
+  }
+
+  /** What was read. */
+  bytes(length: number): Uint8Array {
+    return this.#buffer.subarray(0, length);
   }
 }
 

@@ -9,7 +9,7 @@ import { alignDown, alignUp } from "../format/geometry.ts";
 import { isAllZero } from "../format/zeroes.ts";
 import { MAX_JOB_LENGTH } from "../image/cluster_jobs.ts";
 import type { ClusterThreads } from "../image/cluster_threads.ts";
-import { readDiskAhead } from "../image/read_ahead.ts";
+import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import type { CompressibleDisk } from "./compressible_disk.ts";
 import type { RateLimit } from "./rate_limit.ts";
 import { CHUNK_SIZE } from "./sector_comparison.ts";
@@ -17,8 +17,6 @@ import type { TimeSlice } from "./time_slice.ts";
 
 /** How many pieces are under way at least: while one is written, the next is read. */
 const MIN_PIECES_AHEAD = 2;
-/** Shorter pieces are read on the spot: they are over before another thread has begun. In bytes. */
-const MIN_AHEAD_LENGTH = 512 * 1024;
 
 /** How {@linkcode DiskCopy} copies. */
 export interface DiskCopyOptions {

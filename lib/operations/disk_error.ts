@@ -68,7 +68,19 @@ export function onDisk<T>(disk: string, action: DiskAction, offset: number, act:
   try {
     return act();
   } catch (error) {
-    if (!(error instanceof Qcow2Error)) throw error;
-    throw new DiskError(disk, action, offset, error);
+    throw diskError(disk, action, offset, error);
   }
+}
+
+/**
+ * The error for what one of several disks has thrown.
+ *
+ * @param disk What the disk is called.
+ * @param action What was done.
+ * @param offset Where, in bytes of the disk.
+ * @param error What it has thrown.
+ * @returns What to throw.
+ */
+export function diskError(disk: string, action: DiskAction, offset: number, error: unknown): unknown {
+  return error instanceof Qcow2Error ? new DiskError(disk, action, offset, error) : error;
 }

@@ -110,6 +110,7 @@ Deno.test("compare() ends when its signal says so, before and amid the work", as
   const slow: Disk = Object.create(first, {
     size: { value: first.size },
     extents: { value: (offset: number, length: number) => first.extents(offset, length) },
+    readAhead: { value: undefined },
     readAt: {
       value: (offset: number, into: Uint8Array) => {
         // Longer than the event loop may have to wait.
@@ -123,6 +124,40 @@ Deno.test("compare() ends when its signal says so, before and amid the work", as
   });
   const error = await assertRejects(() => compare(slow, second, { signal: controller.signal }), Qcow2Error);
   assertEquals([error.code, read.length], ["aborted", 1]);
+});
+
+Deno.test("compare() reads nothing of what was only allocated, and is as strict about it as ever", async () => {
+  const file = new RecordingFile(new MemoryBlockFile());
+  using first = Qcow2File.create(file, { size: 64 * MIB, preallocation: "metadata" });
+  using second = qcow2(64 * MIB);
+  for (const disk of [first, second]) disk.writeAt(20 * MIB, filled(MIB, 1));
+  file.calls.length = 0;
+  assertEquals((await compare(first, second)).identical, true);
+  const bytesRead = file.calls.filter(({ call }) => call === "read").reduce((sum, { length }) => sum + length, 0);
+  assert(bytesRead < 2 * MIB, `${bytesRead} bytes`);
+  assertEquals((await compare(first, second, { strict: true })).difference, "allocation");
+});
+
+Deno.test("compare() tells which disk cannot be read while both are", async () => {
+  for (const broken of [0, 1]) {
+    const disks = [0, 1].map((index) => {
+      const file = new RecordingFile(MemoryBlockFile.from(filled(4 * MIB, 1)));
+      const fail = index === broken;
+      const readAhead = (offset: number, into: Uint8Array): Promise<number> =>
+        fail ? Promise.reject(new Qcow2Error("io", "broken")) : Promise.resolve(file.readAt(offset, into));
+      if (fail) {
+        file.onCall = ({ call }) => {
+          if (call === "read") throw new Qcow2Error("io", "broken");
+        };
+      }
+      return RawFile.open(Object.assign(file, { readAhead }));
+    });
+    const [first, second] = disks;
+    assert(first !== undefined && second !== undefined);
+    const error = await assertRejects(() => compare(first, second), DiskError);
+    assertEquals([error.disk, error.action, error.code], [broken === 0 ? "first disk" : "second disk", "read", "io"]);
+    for (const disk of disks) disk.close();
+  }
 });
 
 Deno.test("compare() says which disk cannot be read, and whether it is its content or its tables", async () => {
