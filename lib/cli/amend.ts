@@ -14,7 +14,7 @@ import { type Arguments, parseArguments } from "./arguments.ts";
 import { checkCacheMode } from "./common_options.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError, notSupported, UsageError } from "./errors.ts";
+import { causedBy, CliError, explainIoError, notSupported, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { checkAmendable } from "./drivers.ts";
 import { imageRequest, openImage } from "./image_files.ts";
@@ -83,7 +83,7 @@ async function amendImage(context: Context, parsed: Arguments, image: Qcow2File,
     progress.update(1);
     done = true;
   } catch (error) {
-    throw error instanceof Qcow2Error ? new CliError(explain(error)) : error;
+    throw error instanceof Qcow2Error ? causedBy(error, explain(error)) : error;
   } finally {
     image.close();
     await progress.stop(done);

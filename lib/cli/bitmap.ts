@@ -10,7 +10,7 @@ import { Qcow2File } from "../image/qcow2_file.ts";
 import { type Arguments, type GivenOption, parseArguments } from "./arguments.ts";
 import { BITMAP_ACTIONS, COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError } from "./errors.ts";
+import { causedBy, CliError, explainIoError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageRequest, openImage, withPrefix } from "./image_files.ts";
 import { refuseInconsistentBitmap } from "./inconsistent_bitmaps.ts";
@@ -54,7 +54,7 @@ export function bitmap(context: Context, args: readonly string[]): number {
   try {
     image.close();
   } catch (error) {
-    throw new CliError(`Could not write '${fileName}': ${explainIoError(error)}`);
+    throw causedBy(error, `Could not write '${fileName}': ${explainIoError(error)}`);
   }
   return 0;
 }
@@ -87,7 +87,7 @@ function act(request: Request): void {
     else change(request);
   } catch (error) {
     if (error instanceof CliError) throw error;
-    throw new CliError(explainIoError(error));
+    throw causedBy(error, explainIoError(error));
   }
 }
 

@@ -15,7 +15,7 @@ import { parseArguments } from "./arguments.ts";
 import { checkCacheMode } from "./common_options.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainOpenError, ioError, UsageError } from "./errors.ts";
+import { causedBy, CliError, explainOpenError, ioError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { findImage, type ImageRequest, imageRequest, openImage, openingImage } from "./image_files.ts";
 import { fullBackingName } from "./image_names.ts";
@@ -146,7 +146,7 @@ function checkLock(path: string, write: boolean): void {
     using file = acquireFile(path, { write, lock: true });
     if (!write) lockOut(file);
   } catch (error) {
-    throw error instanceof CliError ? error : new CliError(explainOpenError(error, path, write));
+    throw error instanceof CliError ? error : causedBy(error, explainOpenError(error, path, write));
   }
 }
 

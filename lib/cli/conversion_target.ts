@@ -7,7 +7,7 @@
 import { basename, dirname, resolve } from "node:path";
 import type { BlockFile } from "../storage/block_file.ts";
 import { FsBlockFile } from "../storage/fs_block_file.ts";
-import { CliError, explainCreateError } from "./errors.ts";
+import { causedBy, CliError, explainCreateError } from "./errors.ts";
 
 /**
  * The place of a new image. Where there is no file yet, the image is made there, and taken away again should it not be completed.
@@ -56,7 +56,7 @@ export class ConversionTarget implements Disposable {
       }
     } catch (error) {
       if (error instanceof CliError) throw error;
-      throw new CliError(explainCreateError(error, path));
+      throw causedBy(error, explainCreateError(error, path));
     }
   }
 

@@ -18,7 +18,7 @@ import { type Context, report } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
 import { type ConvertRequest, parseConvertArguments } from "./convert_arguments.ts";
 import { creatableFormat } from "./drivers.ts";
-import { CliError, explainIoError, failureOf, messageOf } from "./errors.ts";
+import { causedBy, CliError, explainIoError, failureOf, messageOf } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { openImage, withPrefix } from "./image_files.ts";
 import { fullBackingName, pathOfImage } from "./image_names.ts";
@@ -126,7 +126,7 @@ async function intoNew(
     target.complete();
     dataFile.keep();
   } catch (error) {
-    throw new CliError(`${prefix}${explainIoError(error)}`);
+    throw causedBy(error, `${prefix}${explainIoError(error)}`);
   }
 }
 
@@ -237,7 +237,7 @@ function explaining(act: () => void): void {
   try {
     act();
   } catch (error) {
-    throw new CliError(explainIoError(error));
+    throw causedBy(error, explainIoError(error));
   }
 }
 
@@ -246,7 +246,7 @@ function closing(disk: Disk): void {
   try {
     disk.close();
   } catch (error) {
-    throw new CliError(`error while closing the target: ${explainIoError(error)}`);
+    throw causedBy(error, `error while closing the target: ${explainIoError(error)}`);
   }
 }
 
@@ -301,7 +301,7 @@ async function copy(
     });
     completed = true;
   } catch (error) {
-    throw error instanceof CliError ? error : new CliError(messageOf(error));
+    throw error instanceof CliError ? error : causedBy(error, messageOf(error));
   } finally {
     await progress.stop(completed);
   }

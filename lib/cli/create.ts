@@ -141,7 +141,7 @@ function sizeOfBacking(
     throw new MissingBackingFormat(node.format);
   } catch (error) {
     if (!(error instanceof CliError) || error instanceof MissingBackingFormat) throw error;
-    throw new CliError(error.message, error.exitCode, { hint: "Could not open backing image.\n" });
+    throw new CliError(error.message, error.exitCode, { ...error.details, hint: "Could not open backing image.\n" });
   }
 }
 

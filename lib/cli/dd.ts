@@ -15,7 +15,7 @@ import { type Context, report } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
 import { NewDataFile } from "./new_data_file.ts";
 import { creatableFormat, isKnownDriver } from "./drivers.ts";
-import { CliError, explainIoError, ioError } from "./errors.ts";
+import { causedBy, CliError, explainIoError, ioError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageRequest, openImage, withPrefix } from "./image_files.ts";
 import { pathOfImage } from "./image_names.ts";
@@ -140,6 +140,6 @@ async function copy(request: CopyRequest, signal: AbortSignal): Promise<void> {
     disk.close();
     place.complete();
   } catch (error) {
-    throw new CliError(`error while writing to output image file: ${explainIoError(error)}`);
+    throw causedBy(error, `error while writing to output image file: ${explainIoError(error)}`);
   }
 }

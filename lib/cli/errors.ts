@@ -14,6 +14,10 @@ export interface CliErrorDetails {
   readonly hint?: string;
   /** A second message, with the program's name in front of it too. */
   readonly second?: string;
+  /** The image that it is about, as it was named. */
+  readonly path?: string;
+  /** The error that led to it. */
+  readonly cause?: unknown;
 }
 
 /** Ends a command with a message and an exit status. */
@@ -31,7 +35,7 @@ export class CliError extends Error {
    * @param details What else is to be said.
    */
   constructor(message: string, exitCode = 1, details: CliErrorDetails = {}) {
-    super(message);
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.exitCode = exitCode;
     this.details = details;
   }
@@ -41,6 +45,17 @@ export class CliError extends Error {
 export class UsageError extends CliError {
   /** The name of the class, as in every `Error`. */
   override readonly name: string = "UsageError";
+}
+
+/**
+ * An error that another one led to.
+ *
+ * @param error What was caught.
+ * @param message What to say of it.
+ * @returns The error to throw.
+ */
+export function causedBy(error: unknown, message: string): CliError {
+  return new CliError(message, 1, { cause: error });
 }
 
 /**
@@ -150,9 +165,7 @@ export function failureOf(error: unknown, write = false): Failure {
 
 /** What is broken in an image's tables, where an error comes from that. */
 function metadataDamage(error: unknown): Qcow2Error | undefined {
-  for (let inner = error; inner instanceof Error; inner = inner.cause) {
-    if (inner instanceof Qcow2Error && inner.inMetadata) return inner;
-  }
+  for (const inner of causesOf(error)) if (inner instanceof Qcow2Error && inner.inMetadata) return inner;
   return undefined;
 }
 
@@ -166,7 +179,7 @@ function metadataDamage(error: unknown): Qcow2Error | undefined {
  */
 export function ioError(prefix: string, error: unknown, write = false): CliError {
   const { text, notice } = failureOf(error, write);
-  return new CliError(`${prefix}${text}`, 1, { notice });
+  return new CliError(`${prefix}${text}`, 1, { notice, cause: error });
 }
 
 /**
@@ -190,9 +203,15 @@ function hostReason(error: unknown): string | undefined {
 }
 
 function causeMessages(error: unknown): string {
-  const messages: string[] = [];
-  for (let inner = error; inner instanceof Error; inner = inner.cause) messages.push(inner.message);
-  return messages.join("\n");
+  return [...causesOf(error)].map(({ message }) => message).join("\n");
+}
+
+/** An error and those that led to it, as far as a command has not put them into words already. */
+function* causesOf(error: unknown): Generator<Error> {
+  for (let inner = error; inner instanceof Error; inner = inner.cause) {
+    yield inner;
+    if (inner instanceof CliError) return;
+  }
 }
 
 function isNeitherFileNorDevice(path: string): boolean {

@@ -34,6 +34,7 @@ export type CommandName = (typeof COMMAND_NAMES)[number];
 /** The options in front of the command. */
 export const PROGRAM_OPTIONS: readonly (OptionDefinition & { readonly meaning: string })[] = [
   { name: "argv0", takesValue: true, meaning: "the name in front of error messages" },
+  { name: "json", meaning: "tell of errors in JSON" },
   { name: "help", short: "h", meaning: "this text" },
   { name: "version", short: "V", meaning: "the version" },
 ];
@@ -433,7 +434,7 @@ export function isCommandName(word: string): word is CommandName {
 export function programHelp(programName: string, version: string): string {
   const commands = COMMAND_NAMES.map((name) => [name, HELP[name].summary] as const);
   return `qcow2 ${version}: the disk image tool of @disk/qcow2\n\n` +
-    `Usage: ${programName} [--argv0 NAME] COMMAND [OPTION…] [ARGUMENT…]\n\nCommands:\n${table(commands)}\n` +
+    `Usage: ${programName} [--argv0 NAME] [--json] COMMAND [OPTION…] [ARGUMENT…]\n\nCommands:\n${table(commands)}\n` +
     `Options:\n${
       table(PROGRAM_OPTIONS.map(({ name, short, takesValue, meaning }) => {
         const flags = `${short === undefined ? "" : `-${short}, `}--${name}`;
@@ -442,6 +443,8 @@ export function programHelp(programName: string, version: string): string {
     }\n` +
     "Commands, options, output and exit status are those of qemu-img. To take its place, have a script named\n" +
     `qemu-img that runs ${programName} --argv0 qemu-img "$@".\n\n` +
+    "On a terminal, errors come with a hint, unless --argv0 is given. With --json, what would be printed on the\n" +
+    "standard error is one object: code, message, hint, path, offset, found, expected.\n\n" +
     `'${programName} help COMMAND' tells more of a command.\n`;
 }
 

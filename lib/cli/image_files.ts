@@ -103,7 +103,12 @@ export function findImage(context: Context, request: ImageRequest): ImageNode {
  * @throws {CliError} Where that fails.
  */
 export function openingImage<T>({ name }: ImageRequest, act: () => T): T {
-  return withPrefix(`Could not open '${name}': `, act);
+  try {
+    return withPrefix(`Could not open '${name}': `, act);
+  } catch (error) {
+    if (!(error instanceof CliError) || error.details.path !== undefined) throw error;
+    throw new CliError(error.message, error.exitCode, { ...error.details, path: name });
+  }
 }
 
 /**

@@ -25,7 +25,7 @@ import { BlockOptions, isJsonName, optionsOfJsonName } from "./block_options.ts"
 import { type Context, report } from "./console.ts";
 import { CACHE_SIZE } from "./cache_size.ts";
 import { checkDriver, isFileDriver, isImageType, probeFormat } from "./drivers.ts";
-import { CliError, explainOpenError } from "./errors.ts";
+import { causedBy, CliError, explainOpenError } from "./errors.ts";
 import { fullBackingName, pathOfImage } from "./image_names.ts";
 import { formatJsonLine, type JsonValue } from "./json.ts";
 import { takeFileOptions, takeNodeOptions, takeQcow2Options, takeRawOptions } from "./node_options.ts";
@@ -233,7 +233,7 @@ export class ImageNode implements Disposable {
     try {
       return act();
     } catch (error) {
-      throw new CliError(explainOpenError(error, this.file.name, this.#rules.write));
+      throw causedBy(error, explainOpenError(error, this.file.name, this.#rules.write));
     }
   }
 
@@ -390,7 +390,7 @@ function findFile(name: string | undefined, options: BlockOptions, rules: NodeRu
   try {
     file = acquireFile(path, { write: effective.write, lock: effective.lock && lock });
   } catch (error) {
-    throw new CliError(explainOpenError(error, path, effective.write));
+    throw causedBy(error, explainOpenError(error, path, effective.write));
   }
   if (options.size > 0) {
     file.close();
@@ -446,7 +446,7 @@ function headerOf({ file }: FoundFile, options: BlockOptions, rules: NodeRules):
   try {
     return readHeader(file);
   } catch (error) {
-    if (options.size > 0) throw new CliError(explainOpenError(error, file.name, rules.write));
+    if (options.size > 0) throw causedBy(error, explainOpenError(error, file.name, rules.write));
     return undefined;
   }
 }

@@ -10,7 +10,7 @@ import { type Arguments, parseArguments } from "./arguments.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
 import { ConversionTarget } from "./conversion_target.ts";
-import { CliError, explainCreateError, explainOpenError, UsageError } from "./errors.ts";
+import { causedBy, CliError, explainCreateError, explainOpenError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageTypeNamed } from "./drivers.ts";
 import { findImage, imageRequest, openingImage } from "./image_files.ts";
@@ -85,7 +85,7 @@ function judge(context: Context, name: string, parsed: Arguments): number {
         }),
       ];
     } catch (error) {
-      throw new CliError(explainOpenError(error, path, false));
+      throw causedBy(error, explainOpenError(error, path, false));
     }
   });
   context.console.out(`${formatJson(verdictToJson(path, verdict))}\n`);
@@ -109,6 +109,6 @@ function writePicture(
     place.complete();
   } catch (error) {
     if (error instanceof CliError) throw error;
-    throw new CliError(explainCreateError(error, target));
+    throw causedBy(error, explainCreateError(error, target));
   }
 }

@@ -5,8 +5,9 @@
  */
 
 import { parseArguments } from "./arguments.ts";
-import { type Console, type Context, report } from "./console.ts";
-import { CliError, messageOf, UsageError } from "./errors.ts";
+import type { Console, Context } from "./console.ts";
+import { type ErrorStyle, JsonErrors, printError } from "./error_report.ts";
+import { UsageError } from "./errors.ts";
 import { commandHelp, type CommandName, isCommandName, programHelp } from "./help.ts";
 
 /** Runs one command. */
@@ -49,24 +50,58 @@ export interface MainOptions {
  * @returns The exit status.
  */
 export async function main(args: readonly string[], console: Console, options: MainOptions): Promise<number> {
-  const named = args[0] === "--argv0" && args[1] !== undefined;
-  const context: Context = { console, programName: named ? args[1] ?? "" : "qcow2", version: options.version };
+  const { programName, json, rest } = readProgramOptions(args);
+  const jsonErrors = json ? new JsonErrors(console) : undefined;
+  const context: Context = {
+    console: jsonErrors?.console ?? console,
+    programName: programName ?? "qcow2",
+    version: options.version,
+  };
+  // Nothing stands in the way of a script: hints are for a person at a terminal.
+  const style: ErrorStyle = { command: rest[0], hints: programName === undefined && console.stderrIsTerminal };
+  const explain = (error: unknown) => jsonErrors?.printError(error, style) ?? printError(context, error, style);
   let exitCode: number;
+  let failed = false;
   try {
-    exitCode = await runCommand(context, named ? args.slice(2) : args);
+    exitCode = await runCommand(context, rest);
   } catch (caught) {
     const error = firstError(caught);
     // Whoever has read enough, such as `head`, is owed no explanation.
     if (error instanceof Deno.errors.BrokenPipe) return 1;
-    exitCode = explain(context, error);
+    exitCode = explain(error);
+    failed = true;
   }
   try {
     console.flush?.();
   } catch (error) {
     if (error instanceof Deno.errors.BrokenPipe) return 1;
-    return explain(context, error);
+    return explain(error);
   }
+  if (!failed) jsonErrors?.printRest(exitCode);
   return exitCode;
+}
+
+/** What stands in front of the command. */
+interface ProgramOptions {
+  readonly programName: string | undefined;
+  readonly json: boolean;
+  readonly rest: readonly string[];
+}
+
+function readProgramOptions(args: readonly string[]): ProgramOptions {
+  let programName: string | undefined;
+  let json = false;
+  let position = 0;
+  for (; position < args.length; position++) {
+    if (args[position] === "--json") {
+      json = true;
+    } else if (args[position] === "--argv0" && args[position + 1] !== undefined) {
+      programName = args[++position];
+    } else {
+      break;
+    }
+  }
+  return { programName, json, rest: args.slice(position) };
 }
 
 /** What went wrong first, where closing what was open failed after it. */
@@ -101,18 +136,4 @@ function help(context: Context, args: readonly string[]): number {
   const { console, programName, version } = context;
   console.out(word === undefined ? programHelp(programName, version) : commandHelp(word, programName));
   return 0;
-}
-
-function explain(context: Context, error: unknown): number {
-  if (!(error instanceof CliError)) {
-    report(context, messageOf(error));
-    return 1;
-  }
-  const { notice, hint, second } = error.details;
-  if (notice !== undefined) context.console.err(notice);
-  report(context, error.message);
-  if (hint !== undefined) context.console.err(hint);
-  if (second !== undefined) report(context, second);
-  if (error instanceof UsageError) context.console.err(`Try '${context.programName} --help' for more information\n`);
-  return error.exitCode;
 }

@@ -12,7 +12,7 @@ import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
 import { CACHE_SIZE } from "./cache_size.ts";
-import { CliError, explainCreateError, notSupported } from "./errors.ts";
+import { causedBy, CliError, explainCreateError, notSupported } from "./errors.ts";
 import type { ImageOptions } from "./image_options.ts";
 import type { NewDataFile } from "./new_data_file.ts";
 
@@ -92,7 +92,7 @@ export function createImage(image: NewImage, onTouch: () => void = () => {}): Di
   } catch (error) {
     // Where the file was to be new and exists, it is somebody else's.
     if (!(error instanceof Qcow2Error) || error.code !== "already-exists") onTouch();
-    throw new CliError(isTooLarge(error) ? tooLargeMessage(format) : explainCreateError(error, shownPath));
+    throw causedBy(error, isTooLarge(error) ? tooLargeMessage(format) : explainCreateError(error, shownPath));
   }
 }
 

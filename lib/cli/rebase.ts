@@ -168,7 +168,7 @@ function openNewBacking(context: Context, image: RebasedImage, name: string, par
 
 function explain({ disk, action, cause }: DiskError): CliError {
   if (action === "read") {
-    return new CliError(`error while reading from ${disk}`, 1, { notice: failureOf(cause).notice });
+    return new CliError(`error while reading from ${disk}`, 1, { notice: failureOf(cause).notice, cause });
   }
   const doing = action === "list" ? "error while reading image metadata: " : "Error while writing to COW image: ";
   return ioError(doing, cause, true);

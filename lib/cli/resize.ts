@@ -11,7 +11,7 @@ import type { RawFile } from "../image/raw_file.ts";
 import { parseArguments } from "./arguments.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
 import { type Context, report } from "./console.ts";
-import { CliError, explainIoError, UsageError } from "./errors.ts";
+import { causedBy, CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageRequest, openImage } from "./image_files.ts";
 import { refuseInconsistentBitmaps } from "./inconsistent_bitmaps.ts";
@@ -107,8 +107,8 @@ function resizeDisk(disk: Qcow2File | RawFile, size: bigint, preallocation: Prea
   } catch (error) {
     if (!(error instanceof Qcow2Error)) throw error;
     if (error.code === "limit-exceeded" || error.code === "invalid-argument") {
-      throw new CliError(isQcow2 ? "Failed to grow the L1 table: File too large" : "File too large");
+      throw causedBy(error, isQcow2 ? "Failed to grow the L1 table: File too large" : "File too large");
     }
-    throw new CliError(error.code === "unsupported" ? error.message : `Failed to resize: ${explainIoError(error)}`);
+    throw causedBy(error, error.code === "unsupported" ? error.message : `Failed to resize: ${explainIoError(error)}`);
   }
 }

@@ -10,7 +10,7 @@ import { RawFile } from "../image/raw_file.ts";
 import { parseArguments } from "./arguments.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
 import type { Context } from "./console.ts";
-import { CliError, explainIoError, failureOf, UsageError } from "./errors.ts";
+import { causedBy, CliError, explainIoError, failureOf, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageRequest, openImage } from "./image_files.ts";
 import { readSecrets } from "./secrets.ts";
@@ -70,9 +70,9 @@ function change(disk: Qcow2File | RawFile, action: Action, name: string): void {
     else disk.deleteSnapshot(disk.snapshots.find((entry) => entry.name === name)?.id ?? name);
     disk.close();
   } catch (error) {
-    if (action !== "create") throw failed(action, name, explainIoError(error));
+    if (action !== "create") throw causedBy(error, failed(action, name, explainIoError(error)).message);
     const { number, text, notice } = failureOf(error, true);
-    throw new CliError(`Could not create snapshot '${name}': ${-number} (${text})`, 1, { notice });
+    throw new CliError(`Could not create snapshot '${name}': ${-number} (${text})`, 1, { notice, cause: error });
   }
 }
 
