@@ -4,7 +4,7 @@ import { validate } from "../json_schema.ts";
 import { qemuTest } from "../qemu.ts";
 import { Folder, makeFile, makeVariedImage, markInUse, patch, program, qemuImg, qemuIo } from "./_program.ts";
 
-type Schema = "info" | "backing-chain" | "check" | "map" | "measure" | "inspect" | "untrusted";
+type Schema = "info" | "backing-chain" | "check" | "map" | "measure" | "inspect" | "untrusted" | "error";
 
 function problemsOf(schema: Schema, value: unknown): string[] {
   return validate(value, new URL(`../../docs/schemas/${schema}.json`, import.meta.url));
@@ -134,6 +134,27 @@ qemuTest("JSON of both programs is as the schemas say, for images of every kind"
   markInUse(path, 12);
   await look();
   await assertOursFits("inspect", "inspect", "--output", "json", path);
+});
+
+Deno.test("errors in JSON are as the schema says", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  const explained = async (...args: string[]) => {
+    const { code, stderr } = await program("--json", ...args);
+    assertFits("error", stderr, args.join(" "));
+    const error = JSON.parse(stderr);
+    assertEquals(error.status, code);
+    return error;
+  };
+  assertEquals((await explained("another")).code, "usage");
+  assertEquals((await explained("info", path)).code, "not-found");
+  makeImage(path);
+  assertEquals((await explained("resize", path, "1M")).code, "command");
+  patch(path, [20, 0, 0, 0, 60]);
+  const { code, offset, found } = await explained("info", "-f", "qcow2", path);
+  assertEquals([code, offset, found], ["unsupported", 20, 60]);
+  assertNotEquals(problemsOf("error", { status: 1, code: "another", message: "" }), []);
+  assertNotEquals(problemsOf("error", { status: 1, code: "usage" }), []);
 });
 
 Deno.test("a schema refuses what is not as it says", async () => {
