@@ -4,9 +4,12 @@ import { Qcow2File } from "../mod.ts";
 import { dataOf, MIB, pathOf, plainFile } from "./_fixtures.ts";
 
 const SIZE = 512 * MIB;
+/** Where the image has its data: the host's memory for a file is in larger pieces the better what is written is aligned. */
+const DATA_OFFSET = 5 * 65536;
 const plain = plainFile("sequential.raw");
 const disk = Qcow2File.create(pathOf("sequential.qcow2"), { size: SIZE, durability: "none" });
 const mebibyte = dataOf(MIB);
+plain.seekSync(DATA_OFFSET, Deno.SeekMode.Start);
 for (let offset = 0; offset < SIZE; offset += MIB) {
   plain.writeSync(mebibyte);
   disk.writeAt(offset, mebibyte);
@@ -17,7 +20,7 @@ for (const [label, length] of [["64 KiB", 65536], ["1 MiB", MIB]] as const) {
   const buffer = dataOf(length);
 
   Deno.bench(`plain file: 512 MiB of ${label} reads`, { group: `sequential ${label} reads`, baseline: true }, () => {
-    plain.seekSync(0, Deno.SeekMode.Start);
+    plain.seekSync(DATA_OFFSET, Deno.SeekMode.Start);
     for (let offset = 0; offset < SIZE; offset += length) plain.readSync(buffer);
   });
 
@@ -29,7 +32,7 @@ for (const [label, length] of [["64 KiB", 65536], ["1 MiB", MIB]] as const) {
     `plain file: 512 MiB of ${label} rewrites`,
     { group: `sequential ${label} rewrites`, baseline: true },
     () => {
-      plain.seekSync(0, Deno.SeekMode.Start);
+      plain.seekSync(DATA_OFFSET, Deno.SeekMode.Start);
       for (let offset = 0; offset < SIZE; offset += length) plain.writeSync(buffer);
     },
   );

@@ -1,0 +1,1 @@
+// An empty program, to compare start-up with.
