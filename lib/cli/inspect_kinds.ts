@@ -76,7 +76,7 @@ export const KINDS: Readonly<Record<PartKind, KindAppearance>> = {
   "bitmaps": appearance("bitmaps", "records of what was written", "B", 71, "#5a8f29", "#8fce4f"),
   "snapshots": appearance("snapshot tables", "maps of snapshots", "T", 30, "#00707a", "#2fd0dc"),
   "shared data": appearance("shared data", "held by the disk and by snapshots", "D", 75, "#79a8e8", "#2f5fae"),
-  "snapshot data": appearance("snapshot data", "held by snapshots alone", "S", 80, "#6cc5c9", "#2a8b93"),
+  "snapshot data": appearance("snapshot data", "held by snapshots alone", "S", 80, "#2fa8a0", "#2a8b93"),
   "free": appearance("free", "unused", "·", 240, "#e1e6ec", "#272e37"),
   "leaked": appearance("leaked", "unused, but not free", "!", 208, "#e8590c", "#ff9a4d"),
   "overlap": appearance("overlap", "used for two things at once", "X", 196, "#d1242f", "#ff5c57"),

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { main } from "../../lib/cli/main.ts";
 import { Qcow2File } from "../../mod.ts";
 import { filled } from "../images.ts";
+import { validate } from "../json_schema.ts";
 import { qemuTest } from "../qemu.ts";
 import { assertSame, Folder, makeFile, patch, program, programNamed, VERSION } from "./_program.ts";
 
@@ -10,6 +11,14 @@ async function onTerminal(...args: string[]): Promise<string> {
   let errors = "";
   const console = { stderrIsTerminal: true, out: () => {}, err: (text: string) => void (errors += text) };
   await main(args, console, { version: VERSION });
+  return errors;
+}
+
+/** What the program prints on the standard error, as the schema says that it is. */
+function parseErrors({ stderr }: { readonly stderr: string }): Record<string, unknown> {
+  assertEquals([stderr.indexOf("\n"), stderr.length - 1], [stderr.length - 1, stderr.length - 1], stderr);
+  const errors = JSON.parse(stderr);
+  assertEquals(validate(errors, new URL("../../docs/schemas/error.json", import.meta.url)), [], stderr);
   return errors;
 }
 
@@ -74,19 +83,18 @@ qemuTest("errors of a stand-in for qemu-img are its own to the letter, also on a
 Deno.test("--json tells of an error in one object, with the hint", async () => {
   using folder = new Folder();
   for (const [args, hint] of failures(folder)) {
-    const { code, stderr } = await program("--json", ...args);
-    assertEquals([code, stderr.split("\n").length], [1, 2]);
-    const error = JSON.parse(stderr);
-    assertEquals(error.status, 1);
-    assert(hint.test(error.hint), stderr);
-    assertStringIncludes((await program(...args)).stderr, error.message);
+    const result = await program("--json", ...args);
+    const error = parseErrors(result);
+    assertEquals([result.code, error.status], [1, 1]);
+    assert(hint.test(String(error.hint)), result.stderr);
+    assertStringIncludes((await program(...args)).stderr, String(error.message));
   }
 });
 
 Deno.test("--json tells what the engine found, where, and what would have been right", async () => {
   using folder = new Folder();
   const path = folder.path("disk.qcow2");
-  assertEquals(JSON.parse((await program("--json", "info", path)).stderr), {
+  assertEquals(parseErrors(await program("--json", "info", path)), {
     status: 1,
     code: "not-found",
     message: `Could not open '${path}': Could not open '${path}': No such file or directory`,
@@ -94,7 +102,7 @@ Deno.test("--json tells what the engine found, where, and what would have been r
   });
   Qcow2File.create(path, { size: 1 << 20 }).close();
   patch(path, [36, 0x7f, 0xff, 0xff, 0xff]);
-  const { code, offset, found, expected, ...rest } = JSON.parse((await program("--json", "info", path)).stderr);
+  const { code, offset, found, expected, ...rest } = parseErrors(await program("--json", "info", path));
   assertEquals([code, offset, found, expected, rest.path], [
     "limit-exceeded",
     36,
@@ -102,8 +110,8 @@ Deno.test("--json tells what the engine found, where, and what would have been r
     "at most 33554432",
     path,
   ]);
-  assertEquals(JSON.parse((await program("--json", "--argv0", "x", "info")).stderr).code, "usage");
-  assertEquals(JSON.parse((await program("--argv0", "x", "--json", "foo")).stderr).code, "usage");
+  assertEquals(parseErrors(await program("--json", "--argv0", "x", "info")).code, "usage");
+  assertEquals(parseErrors(await program("--argv0", "x", "--json", "foo")).code, "usage");
 });
 
 Deno.test("--json collects what is told without an error, and says nothing where there is nothing to say", async () => {
@@ -121,5 +129,13 @@ Deno.test("--json collects what is told without an error, and says nothing where
   Deno.truncateSync(path, 21 * 65536);
   const leaky = await program("--json", "check", path);
   assertEquals(leaky.code, 3);
-  assertEquals(JSON.parse(leaky.stderr), { status: 3, messages: ["Leaked cluster 20 refcount=1 reference=0"] });
+  assertEquals(parseErrors(leaky), { status: 3, messages: ["Leaked cluster 20 refcount=1 reference=0"] });
+});
+
+Deno.test("the schema of errors has every code of the engine", () => {
+  const schema = JSON.parse(Deno.readTextFileSync(new URL("../../docs/schemas/error.json", import.meta.url)));
+  const source = Deno.readTextFileSync(new URL("../../lib/errors.ts", import.meta.url));
+  const codes = [...source.matchAll(/^ {2}\| "([a-z0-9-]+)"/gm)].map(([, code]) => code);
+  assert(codes.length > 20);
+  assertEquals(schema.properties.code.enum, ["usage", "command", "internal", ...codes]);
 });
