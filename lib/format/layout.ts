@@ -58,6 +58,13 @@ export interface LayoutOptions {
    * @default {false}
    */
   readonly extendedL2?: boolean;
+  /**
+   * Whether the refcount table has room for the refcounts of the whole disk from the start, for a disk that is going to be
+   * allocated whole: a table that grows leaves clusters behind.
+   *
+   * @default {false}
+   */
+  readonly wholeRefcountTable?: boolean;
   /** Name of the external data file that the guest's clusters stand in; version 3 only. */
   readonly dataFile?: string;
   /**
@@ -147,7 +154,12 @@ export function createLayout(options: LayoutOptions): Layout {
   }
 
   const l1ClusterCount = Math.ceil(l1EntryCount * 8 / clusterSize);
-  const { tableClusterCount, blockCount, clusterCount } = refcountClusters(geometry, 1 + l1ClusterCount);
+  const others = 1 + l1ClusterCount;
+  const { tableClusterCount, blockCount, clusterCount } = refcountClusters(
+    geometry,
+    others,
+    options.wholeRefcountTable === true ? wholeTableClusterCount(geometry, size, others) : 1,
+  );
   const refcountBlocksOffset = (1 + tableClusterCount) * clusterSize;
   const refcountTable = new Uint8Array(tableClusterCount * clusterSize);
   for (let index = 0; index < blockCount; index++) {
@@ -282,21 +294,33 @@ export interface RefcountClusters {
  *
  * @param geometry The image's geometry.
  * @param otherClusterCount How many other clusters there are.
+ * @param minTableClusterCount How many clusters the refcount table has at least.
  * @returns The counts.
  */
-export function refcountClusters(geometry: Geometry, otherClusterCount: number): RefcountClusters {
-  let tableClusterCount = 1;
+export function refcountClusters(
+  geometry: Geometry,
+  otherClusterCount: number,
+  minTableClusterCount = 1,
+): RefcountClusters {
+  let tableClusterCount = minTableClusterCount;
   let blockCount = 1;
   for (;;) {
     const clusterCount = otherClusterCount + tableClusterCount + blockCount;
     const neededBlocks = Math.ceil(clusterCount / geometry.refcountBlockEntryCount);
     const neededTable = Math.ceil(neededBlocks * 8 / geometry.clusterSize);
-    if (neededBlocks === blockCount && neededTable === tableClusterCount) {
+    if (neededBlocks <= blockCount && neededTable <= tableClusterCount) {
       return { tableClusterCount, blockCount, clusterCount };
     }
     blockCount = Math.max(blockCount, neededBlocks);
     tableClusterCount = Math.max(tableClusterCount, neededTable);
   }
+}
+
+/** Clusters of the refcount table once all clusters of the disk and its L2 tables are allocated beside others. */
+function wholeTableClusterCount(geometry: Geometry, size: number, others: number): number {
+  const dataClusterCount = Math.ceil(size / geometry.clusterSize);
+  const l2TableCount = Math.ceil(dataClusterCount / geometry.l2EntryCount);
+  return refcountClusters(geometry, others + l2TableCount + dataClusterCount).tableClusterCount;
 }
 
 function argument(message: string): Qcow2Error {

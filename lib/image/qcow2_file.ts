@@ -209,7 +209,9 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     try {
       const size = options.size ?? backing?.size;
       if (size === undefined) throw new Qcow2Error("invalid-argument", "Image creation needs a size");
-      const layout = createLayout({ ...options, size });
+      const { preallocation } = options;
+      const wholeRefcountTable = preallocation === "falloc" || preallocation === "full";
+      const layout = createLayout({ wholeRefcountTable, ...options, size });
       const openPolicy = options.openDataFile ?? "allow";
       dataFile = createDataFile(layout.header, name, { policy: openPolicy, write: true, lock, existing });
       return Qcow2File.#createEmpty(target, layout, options, backing, dataFile);

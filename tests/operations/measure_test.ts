@@ -45,6 +45,15 @@ Deno.test("measure() promises as much as a fully allocated image takes, and no l
   }
 });
 
+Deno.test("measure() promises what full preallocation takes, also where the refcount table has several clusters", async () => {
+  for (const size of [2 * MIB, 4 * MIB, 10 * MIB]) {
+    const options = { clusterSize: 512, refcountBits: 64 };
+    const full = new MemoryBlockFile();
+    Qcow2File.create(full, { size, preallocation: "full", ...options }).close();
+    assert(full.size <= (await measure(size, options)).fullyAllocated);
+  }
+});
+
 Deno.test("measure() counts a cluster once, however many stretches of it hold data", async () => {
   using source = Qcow2File.create(new MemoryBlockFile(), { size: MIB, clusterSize: 512 });
   for (const offset of [0, 1024, 5000, 65000, 130_000]) source.writeAt(offset, filled(1, 1));
