@@ -4,12 +4,13 @@
  * @module
  */
 
-import { checkImage, type CheckResult, type RepairKind } from "../operations/check.ts";
+import { SnapshotTableError } from "../metadata/snapshots.ts";
+import { type CheckFinding, checkImage, type CheckResult, type RepairKind } from "../operations/check.ts";
 import { parseArguments } from "./arguments.ts";
 import { checkCacheMode } from "./common_options.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
-import type { Context } from "./console.ts";
-import { CliError, ioError, UsageError } from "./errors.ts";
+import { type Context, report } from "./console.ts";
+import { CliError, failureOf, ioError, snapshotTableHint, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { findImage, imageRequest, openingImage } from "./image_files.ts";
 import type { ImageNode } from "./image_node.ts";
@@ -54,6 +55,7 @@ export function check(context: Context, args: readonly string[]): number {
     if (output === "human") print(formatMended(mended));
   });
   print(output === "human" ? formatResult(result) : `${formatJson(resultToJson(result, name))}\n`);
+  if (result.checkErrors > 0) throw new CliError("Check failed");
   if (result.corruptions > 0) return CORRUPTIONS_FOUND;
   return result.leaks > 0 ? LEAKS_FOUND : 0;
 }
@@ -69,13 +71,35 @@ function checkNode(
   repair: RepairKind | undefined,
   onRepaired: (result: CheckResult) => void,
 ): CheckResult {
-  const onFinding = ({ message }: { readonly message: string }) => context.console.err(`${message}\n`);
+  let isNoticed = false;
+  const onFinding = ({ kind, message, hint, cause }: CheckFinding) => {
+    if (cause === undefined) {
+      context.console.err(`${message}\n`);
+    } else {
+      const { text, notice } = failureOf(cause, repair !== undefined);
+      if (kind === "note" && cause.code !== "invalid-argument") report(context, `Could not resize file: ${text}`);
+      // QEMU says once what is broken, however much cannot be read for it.
+      context.console.err(`${isNoticed ? "" : notice}${message}: ${text}\n`);
+      isNoticed = true;
+    }
+    if (hint !== undefined) context.console.err(`${hint}\n`);
+  };
   try {
     // The file is locked already.
     return checkImage(file, { onFinding, onRepaired, lock: false, ...(repair === undefined ? {} : { repair }) });
   } catch (error) {
-    throw ioError("Check failed: ", error);
+    if (error instanceof SnapshotTableError) explainSnapshotTable(context, error);
+    throw ioError("Check failed: ", error, repair !== undefined);
   }
+}
+
+/** Says what is wrong with a snapshot table, and what can be done about it. */
+function explainSnapshotTable(context: Context, error: SnapshotTableError): void {
+  const { problem, message } = error;
+  const isPlace = problem === "count" || problem === "offset";
+  const reason = isPlace ? message.replace(/^S/, "s") : `failed to read the snapshot table: ${message}`;
+  report(context, `ERROR ${reason}`);
+  context.console.err(snapshotTableHint(error));
 }
 
 function formatMended({ corruptionsFixed, leaksFixed }: CheckResult): string {
@@ -85,9 +109,9 @@ function formatMended({ corruptionsFixed, leaksFixed }: CheckResult): string {
 }
 
 function formatResult(result: CheckResult): string {
-  const { corruptions, leaks, totalClusters, allocatedClusters, imageEndOffset } = result;
+  const { corruptions, leaks, checkErrors, totalClusters, allocatedClusters, imageEndOffset } = result;
   let text = "";
-  if (corruptions + leaks === 0) text += "No errors were found on the image.\n";
+  if (corruptions + leaks + checkErrors === 0) text += "No errors were found on the image.\n";
   if (corruptions > 0) {
     text += `\n${corruptions} errors were found on the image.\n` +
       "Data may be corrupted, or further writes to the image may corrupt it.\n";
@@ -96,6 +120,7 @@ function formatResult(result: CheckResult): string {
     text += `\n${leaks} leaked clusters were found on the image.\n` +
       "This means waste of disk space, but no harm to data.\n";
   }
+  if (checkErrors > 0) text += `\n${checkErrors} internal errors have occurred during the check.\n`;
   if (totalClusters !== 0 && allocatedClusters !== 0) {
     text += `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
       `${percent(result.fragmentedClusters, allocatedClusters)} fragmented, ` +
@@ -117,7 +142,7 @@ function resultToJson(result: CheckResult, name: string): JsonValue {
     "total-clusters": result.totalClusters,
     "corruptions": result.corruptions,
     "corruptions-fixed": result.corruptionsFixed,
-    "check-errors": 0,
+    "check-errors": result.checkErrors,
     "leaks": result.leaks,
     "leaks-fixed": result.leaksFixed,
     "allocated-clusters": result.allocatedClusters,

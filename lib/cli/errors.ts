@@ -5,6 +5,8 @@
  */
 
 import { Qcow2Error, type Qcow2ErrorCode } from "../errors.ts";
+import type { SnapshotTableError } from "../metadata/snapshots.ts";
+import { explainHeaderError } from "./header_errors.ts";
 
 /** What is said around the message of an error. */
 export interface CliErrorDetails {
@@ -85,9 +87,8 @@ export function explainOpenError(error: unknown, path: string, write: boolean): 
       return explainOpenError(error.cause, String(error.found), write);
     }
     if (error.code === "locked") return lockMessage(path, write ? '"write"' : 'shared "write"');
-    if (error.code === "not-qcow2") return "Image is not in qcow2 format";
-    if (error.code === "unsupported-version") return `Unsupported qcow2 version ${error.found}`;
-    if (error.code === "marked-corrupt") return "Image is corrupt; cannot be opened read/write";
+    const headerFault = explainHeaderError(error);
+    if (headerFault !== undefined) return headerFault;
     if (isNeitherFileNorDevice(path)) return `'file' driver requires '${path}' to be a regular file`;
   }
   const reason = hostReason(error);
@@ -180,6 +181,18 @@ function metadataDamage(error: unknown): Qcow2Error | undefined {
 export function ioError(prefix: string, error: unknown, write = false): CliError {
   const { text, notice } = failureOf(error, write);
   return new CliError(`${prefix}${text}`, 1, { notice, cause: error });
+}
+
+/**
+ * What can be done about a snapshot table that cannot be read, in QEMU's words.
+ *
+ * @param error What was caught.
+ * @returns A line with its end; empty where nothing can be done.
+ */
+export function snapshotTableHint({ problem, overhanging }: SnapshotTableError): string {
+  if (problem === "offset") return "";
+  const what = problem === "extra-data" ? "this extra metadata" : `all ${overhanging} overhanging snapshots`;
+  return `You can force-remove ${what} with qemu-img check -r all\n`;
 }
 
 /**

@@ -205,7 +205,7 @@ export class ImageNode implements Disposable {
     if (this.type === "raw") return files;
     try {
       this.opening(() => {
-        const header = readHeader(this.file);
+        const header = readHeader(this.file, { tolerant: true });
         const { name } = this.file;
         const policy = (reference: DataFileReference) => this.#openDataFile(reference);
         const { write } = this.#rules;
@@ -444,7 +444,7 @@ function probed(found: FoundFile, { write, context }: NodeRules): ImageType {
 /** The header of an image. Where it is broken, that is told only if the options have to go with it: `check` may get along. */
 function headerOf({ file }: FoundFile, options: BlockOptions, rules: NodeRules): Header | undefined {
   try {
-    return readHeader(file);
+    return readHeader(file, { tolerant: true });
   } catch (error) {
     if (options.size > 0) throw causedBy(error, explainOpenError(error, file.name, rules.write));
     return undefined;

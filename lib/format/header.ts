@@ -114,11 +114,22 @@ export function headerClusterSize(start: Uint8Array): number {
   return geometryOf({ clusterBits: view.getUint32(20), refcountOrder: 4 }).clusterSize;
 }
 
+/** How {@linkcode decodeHeader} decodes. */
+export interface DecodeHeaderOptions {
+  /**
+   * Whether to pass over what a repair can mend: a refcount table without clusters, and a snapshot table that cannot be one.
+   *
+   * @default {false}
+   */
+  readonly tolerant?: boolean;
+}
+
 /**
  * Decodes and checks a header. Everything that can be said from the first cluster alone is checked here; whether the
  * tables lie inside the file is not.
  *
  * @param bytes The first cluster, or as much of it as the file has.
+ * @param options How to decode.
  * @returns The header.
  * @throws {Qcow2Error} With code `not-qcow2`, `unsupported-version`, `unknown-feature`, `unsupported`, `invalid-header` or
  * `limit-exceeded`.
@@ -132,7 +143,7 @@ export function headerClusterSize(start: Uint8Array): number {
  * assertEquals(decodeHeader(layout.headerCluster).size, 1 << 30);
  * ```
  */
-export function decodeHeader(bytes: Uint8Array): Header {
+export function decodeHeader(bytes: Uint8Array, options: DecodeHeaderOptions = {}): Header {
   const clusterSize = headerClusterSize(bytes);
   const cluster = bytes.length > clusterSize ? bytes.subarray(0, clusterSize) : bytes;
   const view = viewOf(cluster);
@@ -193,6 +204,7 @@ export function decodeHeader(bytes: Uint8Array): Header {
       : decodeBackingFile(cluster, backingFileOffset, backingFileSize, clusterSize),
   };
   checkTables(header, geometryOfHeader(header));
+  if (options.tolerant !== true) checkMendable(header);
   return header;
 }
 
@@ -240,33 +252,41 @@ function decodeBackingFile(cluster: Uint8Array, offset: number, size: number, cl
 /** Checks the places and sizes of the tables against the format's limits (format: header; QEMU's maximum table sizes). */
 function checkTables(header: Header, geometry: Geometry): void {
   const { clusterSize } = geometry;
-  const l1Length = header.l1EntryCount * 8;
-  if (l1Length > MAX_L1_TABLE_LENGTH) {
-    throw tooLarge("Active L1 table", 36, l1Length, MAX_L1_TABLE_LENGTH);
-  }
-  const needed = l1EntryCountFor(geometry, header.size);
-  if (header.l1EntryCount < needed) {
-    throw invalid("L1 table size", 36, `${header.l1EntryCount} entries`, `at least ${needed} for the virtual size`);
-  }
-  if (header.refcountTableClusterCount === 0) {
-    throw invalid("Refcount table size", 56, "0 clusters", "at least 1");
-  }
   const refcountTableLength = header.refcountTableClusterCount * clusterSize;
   if (refcountTableLength > MAX_REFCOUNT_TABLE_LENGTH) {
     throw tooLarge("Refcount table", 56, refcountTableLength, MAX_REFCOUNT_TABLE_LENGTH);
   }
-  if (header.snapshotCount > MAX_SNAPSHOT_COUNT) {
-    throw tooLarge("Snapshot count", 60, header.snapshotCount, MAX_SNAPSHOT_COUNT);
+  if (header.refcountTableClusterCount > 0) {
+    checkOffset("Refcount table offset", 48, header.refcountTableOffset, clusterSize);
+  }
+  const l1Length = header.l1EntryCount * 8;
+  if (l1Length > MAX_L1_TABLE_LENGTH) {
+    throw tooLarge("Active L1 table", 36, l1Length, MAX_L1_TABLE_LENGTH);
   }
   if (header.l1EntryCount > 0) checkOffset("L1 table offset", 40, header.l1TableOffset, clusterSize);
-  checkOffset("Refcount table offset", 48, header.refcountTableOffset, clusterSize);
-  if (header.snapshotCount > 0) checkOffset("Snapshot table offset", 64, header.snapshotTableOffset, clusterSize);
+  const needed = l1EntryCountFor(geometry, header.size);
+  if (header.l1EntryCount < needed) {
+    throw invalid("L1 table size", 36, `${header.l1EntryCount} entries`, `at least ${needed} for the virtual size`);
+  }
   if ((header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n) {
     const found = "raw external data";
     if (!hasDataFile(header)) throw invalid("Autoclear feature field", 88, found, "it only with an external data file");
     if (header.backingFile !== undefined) {
       throw invalid("Autoclear feature field", 88, found, "no backing file with it");
     }
+  }
+}
+
+/** Checks what a repair can mend. */
+function checkMendable(header: Header): void {
+  if (header.refcountTableClusterCount === 0) {
+    throw invalid("Refcount table size", 56, "0 clusters", "at least 1");
+  }
+  if (header.snapshotCount > MAX_SNAPSHOT_COUNT) {
+    throw tooLarge("Snapshot count", 60, header.snapshotCount, MAX_SNAPSHOT_COUNT);
+  }
+  if (header.snapshotCount > 0) {
+    checkOffset("Snapshot table offset", 64, header.snapshotTableOffset, 2 ** header.clusterBits);
   }
 }
 

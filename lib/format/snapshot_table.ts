@@ -6,8 +6,7 @@
 
 import { hex, Qcow2Error } from "../errors.ts";
 import { alignUp } from "./geometry.ts";
-import { MAX_L1_TABLE_LENGTH, MAX_SNAPSHOT_EXTRA_LENGTH } from "./limits.ts";
-import { readUint64, viewOf, writeUint64 } from "./uint64.ts";
+import { viewOf, writeUint64 } from "./uint64.ts";
 
 /** An internal snapshot, as its entry in the snapshot table tells. */
 export interface Snapshot {
@@ -35,7 +34,10 @@ export interface Snapshot {
   readonly extraData: Uint8Array;
 }
 
-const ENTRY_HEAD_LENGTH = 40;
+/** How long the fixed part of an entry is, in bytes. */
+export const SNAPSHOT_HEAD_LENGTH = 40;
+/** Where in an entry the length of its extra data stands. */
+export const SNAPSHOT_EXTRA_LENGTH_AT = 36;
 /** Length of the extra data that is written: state size, disk size, instruction count. */
 const EXTRA_LENGTH = 24;
 /** The longest identifier or name in bytes. */
@@ -50,57 +52,53 @@ export interface DecodedSnapshot {
   readonly length: number;
 }
 
+/** How long the parts of an entry are. */
+export interface SnapshotLengths {
+  /** The extra data, in bytes. */
+  readonly extraLength: number;
+  /** Identifier and name together, in bytes. */
+  readonly textLength: number;
+}
+
 /**
- * Decodes one entry.
+ * Tells how long an entry is.
+ *
+ * @param head The fixed part of the entry.
+ * @returns The lengths of what follows it.
+ */
+export function snapshotLengths(head: Uint8Array): SnapshotLengths {
+  const view = viewOf(head);
+  return { extraLength: view.getUint32(SNAPSHOT_EXTRA_LENGTH_AT), textLength: view.getUint16(12) + view.getUint16(14) };
+}
+
+/**
+ * Decodes one entry. Where it points to is not looked at.
  *
  * @param bytes The rest of the table from the entry on, at least as far as the entry goes.
  * @param entryOffset Host offset of the entry in bytes, for error messages.
- * @returns The entry and its length.
- * @throws {Qcow2Error} With code `corrupt` where it runs past the bytes, `limit-exceeded` where its L1 table or extra data
- * is too large.
+ * @returns The entry and its length. Numbers beyond 2^53 are not exact.
+ * @throws {Qcow2Error} With code `corrupt` where it runs past the bytes.
  */
 export function decodeSnapshot(bytes: Uint8Array, entryOffset: number): DecodedSnapshot {
   const view = viewOf(bytes);
-  if (bytes.length < ENTRY_HEAD_LENGTH) throw truncated(entryOffset);
-  const idLength = view.getUint16(12);
-  const nameLength = view.getUint16(14);
-  const extraLength = view.getUint32(36);
-  const l1EntryCount = view.getUint32(8);
-  if (extraLength > MAX_SNAPSHOT_EXTRA_LENGTH) {
-    throw new Qcow2Error(
-      "limit-exceeded",
-      `Snapshot at ${
-        hex(entryOffset)
-      } has ${extraLength} bytes of extra data, expected at most ${MAX_SNAPSHOT_EXTRA_LENGTH}`,
-      { offset: entryOffset + 36, found: extraLength, expected: `at most ${MAX_SNAPSHOT_EXTRA_LENGTH}` },
-    );
-  }
-  if (l1EntryCount * 8 > MAX_L1_TABLE_LENGTH) {
-    throw new Qcow2Error("limit-exceeded", `Snapshot L1 table too large: ${l1EntryCount} entries`, {
-      offset: entryOffset + 8,
-      found: l1EntryCount,
-      expected: `at most ${MAX_L1_TABLE_LENGTH / 8}`,
-    });
-  }
-  const idStart = ENTRY_HEAD_LENGTH + extraLength;
-  const nameStart = idStart + idLength;
-  const end = nameStart + nameLength;
+  if (bytes.length < SNAPSHOT_HEAD_LENGTH) throw truncated(entryOffset);
+  const { extraLength, textLength } = snapshotLengths(bytes);
+  const idStart = SNAPSHOT_HEAD_LENGTH + extraLength;
+  const nameStart = idStart + view.getUint16(12);
+  const end = idStart + textLength;
   if (end > bytes.length) throw truncated(entryOffset);
-  const decoder = new TextDecoder();
   const snapshot: Snapshot = {
-    l1TableOffset: readUint64(view, 0, "Snapshot L1 table offset"),
-    l1EntryCount,
-    id: decoder.decode(bytes.subarray(idStart, nameStart)),
-    name: decoder.decode(bytes.subarray(nameStart, end)),
+    l1TableOffset: Number(view.getBigUint64(0)),
+    l1EntryCount: view.getUint32(8),
+    id: decodeText(bytes.subarray(idStart, nameStart)),
+    name: decodeText(bytes.subarray(nameStart, end)),
     seconds: view.getUint32(16),
     nanoseconds: view.getUint32(20),
     vmClockNanoseconds: view.getBigUint64(24),
-    vmStateSize: extraLength >= 8
-      ? readUint64(view, ENTRY_HEAD_LENGTH, "Virtual machine state size")
-      : view.getUint32(32),
-    diskSize: extraLength >= 16 ? readUint64(view, ENTRY_HEAD_LENGTH + 8, "Snapshot disk size") : undefined,
-    instructionCount: extraLength >= 24 ? view.getBigInt64(ENTRY_HEAD_LENGTH + 16) : undefined,
-    extraData: bytes.slice(ENTRY_HEAD_LENGTH, idStart),
+    vmStateSize: extraLength >= 8 ? Number(view.getBigUint64(SNAPSHOT_HEAD_LENGTH)) : view.getUint32(32),
+    diskSize: extraLength >= 16 ? Number(view.getBigUint64(SNAPSHOT_HEAD_LENGTH + 8)) : undefined,
+    instructionCount: extraLength >= 24 ? view.getBigInt64(SNAPSHOT_HEAD_LENGTH + 16) : undefined,
+    extraData: bytes.slice(SNAPSHOT_HEAD_LENGTH, idStart),
   };
   return { snapshot, length: alignUp(end, 8) };
 }
@@ -137,7 +135,7 @@ export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
   const { extraData } = snapshot;
   const id = encodeText("identifier", snapshot.id);
   const name = encodeText("name", snapshot.name);
-  const idStart = ENTRY_HEAD_LENGTH + extraData.length;
+  const idStart = SNAPSHOT_HEAD_LENGTH + extraData.length;
   const bytes = new Uint8Array(alignUp(idStart + id.length + name.length, 8));
   const view = viewOf(bytes);
   writeUint64(view, 0, snapshot.l1TableOffset);
@@ -148,8 +146,8 @@ export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
   view.setUint32(20, snapshot.nanoseconds);
   view.setBigUint64(24, snapshot.vmClockNanoseconds);
   view.setUint32(32, Math.min(snapshot.vmStateSize, MAX_UINT32));
-  view.setUint32(36, extraData.length);
-  bytes.set(extraData, ENTRY_HEAD_LENGTH);
+  view.setUint32(SNAPSHOT_EXTRA_LENGTH_AT, extraData.length);
+  bytes.set(extraData, SNAPSHOT_HEAD_LENGTH);
   bytes.set(id, idStart);
   bytes.set(name, idStart + id.length);
   return bytes;
@@ -176,20 +174,27 @@ export function encodeSnapshotExtra(diskSize: number): Uint8Array<ArrayBuffer> {
  */
 export function completeSnapshot(entry: Uint8Array, diskSize: number): Uint8Array<ArrayBuffer> {
   const old = viewOf(entry);
-  const oldExtraLength = old.getUint32(36);
-  const textStart = ENTRY_HEAD_LENGTH + oldExtraLength;
+  const oldExtraLength = old.getUint32(SNAPSHOT_EXTRA_LENGTH_AT);
+  const textStart = SNAPSHOT_HEAD_LENGTH + oldExtraLength;
   const text = entry.subarray(textStart, textStart + old.getUint16(12) + old.getUint16(14));
-  const bytes = new Uint8Array(alignUp(ENTRY_HEAD_LENGTH + EXTRA_LENGTH + text.length, 8));
+  const bytes = new Uint8Array(alignUp(SNAPSHOT_HEAD_LENGTH + EXTRA_LENGTH + text.length, 8));
   const view = viewOf(bytes);
-  bytes.set(entry.subarray(0, ENTRY_HEAD_LENGTH));
-  view.setUint32(36, EXTRA_LENGTH);
-  if (oldExtraLength >= 8) bytes.set(entry.subarray(ENTRY_HEAD_LENGTH, ENTRY_HEAD_LENGTH + 8), ENTRY_HEAD_LENGTH);
-  else view.setUint32(ENTRY_HEAD_LENGTH + 4, old.getUint32(32));
-  writeUint64(view, ENTRY_HEAD_LENGTH + 8, diskSize);
+  bytes.set(entry.subarray(0, SNAPSHOT_HEAD_LENGTH));
+  view.setUint32(SNAPSHOT_EXTRA_LENGTH_AT, EXTRA_LENGTH);
+  if (oldExtraLength >= 8) {
+    bytes.set(entry.subarray(SNAPSHOT_HEAD_LENGTH, SNAPSHOT_HEAD_LENGTH + 8), SNAPSHOT_HEAD_LENGTH);
+  } else view.setUint32(SNAPSHOT_HEAD_LENGTH + 4, old.getUint32(32));
+  writeUint64(view, SNAPSHOT_HEAD_LENGTH + 8, diskSize);
   // Nobody counted instructions.
-  view.setBigInt64(ENTRY_HEAD_LENGTH + 16, -1n);
-  bytes.set(text, ENTRY_HEAD_LENGTH + EXTRA_LENGTH);
+  view.setBigInt64(SNAPSHOT_HEAD_LENGTH + 16, -1n);
+  bytes.set(text, SNAPSHOT_HEAD_LENGTH + EXTRA_LENGTH);
   return bytes;
+}
+
+/** A text ends with the first zero, as in QEMU. */
+function decodeText(bytes: Uint8Array): string {
+  const end = bytes.indexOf(0);
+  return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
 }
 
 function encodeText(what: string, text: string): Uint8Array<ArrayBuffer> {
@@ -200,11 +205,6 @@ function encodeText(what: string, text: string): Uint8Array<ArrayBuffer> {
     expected: `at most ${MAX_TEXT_LENGTH}`,
   });
 }
-
-/**
- * The longest that an entry can be in bytes, which bounds how much has to be read to decode one.
- */
-export const MAX_SNAPSHOT_ENTRY_LENGTH: number = alignUp(ENTRY_HEAD_LENGTH + MAX_SNAPSHOT_EXTRA_LENGTH + 2 * 65535, 8);
 
 function truncated(entryOffset: number): Qcow2Error {
   return new Qcow2Error("corrupt", `Snapshot at ${hex(entryOffset)} runs past the end of the snapshot table`, {

@@ -6,28 +6,27 @@
 
 import { Qcow2Error } from "../errors.ts";
 import { INCOMPATIBLE } from "../format/feature_bits.ts";
-import { hasDataFile, hasExtendedL2 } from "../format/header.ts";
-import { COMPRESSED_FLAG, contiguousEntryCount, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
+import { EXTENSION } from "../format/header_extensions.ts";
+import { hasExtendedL2 } from "../format/header.ts";
+import { ZERO_FLAG } from "../format/table_entries.ts";
 import { viewOf } from "../format/uint64.ts";
-import { type AllocationStatistics, countReferences, hexEntry, type OnReference } from "./host_references.ts";
+import { bitmapsAreConsistent } from "./bitmaps.ts";
+import { CopiedFlagsCheck } from "./copied_flags_check.ts";
+import { type CheckFinding, type FindingKind, FindingListener, Findings } from "./findings.ts";
+import { type CountedReferences, countReferences } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
+import { RefcountComparison } from "./refcount_comparison.ts";
 import { rebuildRefcounts } from "./refcount_rebuild.ts";
+import { type HostUse, inWholeClusters, type OnReference } from "./reference_counter.ts";
 import { ReferenceCounts } from "./reference_counts.ts";
+import { SnapshotTableCheck } from "./snapshot_table_check.ts";
+import type { SnapshotTable } from "./snapshots.ts";
+import type { AllocationStatistics } from "./table_walk.ts";
+
+export type { CheckFinding, FindingKind };
 
 /** What a repair may change: `leaks` only gives clusters back that nobody uses, `all` mends refcounts and flags as well. */
 export type RepairKind = "leaks" | "all";
-
-/** One thing that is wrong with an image. */
-export interface CheckFinding {
-  /** `corruption` endangers data, `leak` wastes space. */
-  readonly kind: "corruption" | "leak";
-  /** One line for people, worded as QEMU words it. */
-  readonly message: string;
-  /** Where in the host file, in bytes: the cluster, or the entry that is wrong. */
-  readonly hostOffset: number;
-  /** Whether it was mended. */
-  readonly fixed: boolean;
-}
 
 /** How an image is checked. */
 export interface CheckOptions {
@@ -49,6 +48,8 @@ export interface CheckResult extends Readonly<AllocationStatistics> {
   readonly corruptionsFixed: number;
   /** Leaks that were mended. */
   readonly leaksFixed: number;
+  /** What could not be examined. */
+  readonly checkErrors: number;
   /** Clusters of the disk. */
   readonly totalClusters: number;
   /** Where the last cluster in use ends in the host file, in bytes. */
@@ -58,343 +59,215 @@ export interface CheckResult extends Readonly<AllocationStatistics> {
 /**
  * Checks the metadata of an image, and mends it if asked to.
  *
- * A repair raises refcounts first, lowers them once that is durable, and sets flags last, so that a crash in the middle
- * leaves nothing worse than before. The corrupt and dirty bits are cleared where nothing is left to mend.
+ * A repair raises refcounts first, lowers them once that is durable, sets flags then, and writes the snapshot table anew last,
+ * so that a crash in the middle leaves nothing worse than before. The corrupt and dirty bits are cleared where nothing is left
+ * to mend.
  *
  * @param metadata The image, with nothing dirty in memory.
  * @param options What to mend, and whom to tell.
  * @returns What was found.
+ * @throws {Qcow2Error} With code `limit-exceeded`, `invalid-header` or `corrupt` where the snapshot table or the bitmap
+ * directory cannot be read, so that nobody can tell which clusters are in use; `corrupt` where only leaks were to be mended and
+ * the refcounts have to be built anew.
  */
 export function checkMetadata(metadata: ImageMetadata, options: CheckOptions = {}): CheckResult {
   return new Check(metadata, options).run();
 }
 
-/** How many findings are told again since more than one way leads to them. A stranger's image could have billions. */
-const MAX_REPEATS = 10_000;
+/** What is built anew where it does not lie in the file. */
+const REFCOUNT_STRUCTURES: readonly HostUse[] = ["refcount table", "refcount block"];
 
 class Check {
   readonly #metadata: ImageMetadata;
   readonly #options: CheckOptions;
-  /** Whether the refcount structures can be read. */
-  #sound = true;
-  /** Whether all owners are known, so that new refcount structures would be right. */
-  #canRebuild = false;
-  /** Whether a cluster without references is surely unused. */
-  #canLower = false;
-  readonly #counts = { corruption: 0, leak: 0 };
-  readonly #fixed = { corruption: 0, leak: 0 };
-  #repeatsLeft = MAX_REPEATS;
-  readonly #table: Uint8Array<ArrayBuffer>;
+  readonly #listener: FindingListener;
+  readonly #findings: Findings;
+  /** Those of the snapshot table, which is mended last. */
+  readonly #snapshotFindings: Findings;
+  readonly #repairsAll: boolean;
+  /** How often clusters are used for anything but L2 tables, once somebody asks. */
+  #otherUses: ReferenceCounts | undefined;
 
   constructor(metadata: ImageMetadata, options: CheckOptions) {
     this.#metadata = metadata;
     this.#options = options;
-    this.#table = new Uint8Array(metadata.geometry.clusterSize);
+    this.#listener = new FindingListener(options.onFinding);
+    this.#findings = new Findings(this.#listener);
+    this.#snapshotFindings = new Findings(this.#listener);
+    this.#repairsAll = options.repair === "all";
   }
 
   run(): CheckResult {
     const metadata = this.#metadata;
-    const counted = countReferences(
-      metadata,
-      (message, hostOffset, times) => this.#note("corruption", message, hostOffset, { times }),
-      this.#options.onReference,
-    );
-    const { references, refcountStructureFaults, complete, statistics } = counted;
-    const repairAll = this.#options.repair === "all";
-    this.#sound = refcountStructureFaults === 0;
-    this.#canRebuild = repairAll && complete;
-    this.#canLower = complete && (this.#sound || this.#canRebuild);
-    const differences = this.#compareRefcounts(references);
-    let highest = differences.highestCluster;
-    if (this.#canRebuild && (!this.#sound || differences.usedClusterIsFree)) {
-      for (const cluster of counted.refcountStructureClusters) references.remove(cluster);
-      highest = rebuildRefcounts(metadata, references);
-      this.#sound = true;
-      this.#counts.corruption -= refcountStructureFaults;
-      this.#fixed.corruption += refcountStructureFaults;
-      for (const difference of [...differences.raise, ...differences.lower]) this.#noteRepair(difference);
-    } else {
-      this.#applyRefcounts(differences);
-    }
-    // Without refcounts to compare with, the flags say nothing.
-    if (this.#sound) this.#checkCopiedFlags(differences.count === 0 ? references : undefined);
-    this.#clearMarks();
+    const { repair } = this.#options;
+    if (repair !== undefined) this.#dropUntrustedBitmaps();
+    const snapshots = new SnapshotTableCheck(metadata, this.#snapshotFindings, this.#repairsAll);
+    const counted = this.#count(snapshots.table, this.#repairsAll);
+    const { statistics, highestCluster, known } = this.#checkRefcounts(counted, snapshots.table);
+    new CopiedFlagsCheck(metadata, this.#findings, { repair, known }).run();
+    if (repair !== undefined) this.#clearMarks();
+    // Nothing is allocated as long as a cluster may be in use that looks free.
+    if (isComplete(counted)) snapshots.mend();
+    const { left, fixed } = this.#findings;
+    const inSnapshots = this.#snapshotFindings;
     const { clusterSize } = metadata.geometry;
     return {
-      corruptions: this.#counts.corruption,
-      leaks: this.#counts.leak,
-      corruptionsFixed: this.#fixed.corruption,
-      leaksFixed: this.#fixed.leak,
+      corruptions: left.corruption + inSnapshots.left.corruption,
+      leaks: left.leak,
+      corruptionsFixed: fixed.corruption + inSnapshots.fixed.corruption,
+      leaksFixed: fixed.leak,
+      checkErrors: left.error + inSnapshots.left.error,
       totalClusters: Math.ceil(metadata.diskSize / clusterSize),
-      imageEndOffset: (highest + 1) * clusterSize,
+      imageEndOffset: (highestCluster + 1) * clusterSize,
       ...statistics,
     };
   }
 
-  /** Counts a finding, and tells it as often as there are ways that lead to it. */
-  #note(
-    kind: "corruption" | "leak",
-    message: string,
-    hostOffset: number,
-    { fixed = false, times = 1 }: { readonly fixed?: boolean; readonly times?: number } = {},
-  ): void {
-    (fixed ? this.#fixed : this.#counts)[kind] += times;
-    const finding = { kind, message, hostOffset, fixed };
-    this.#options.onFinding?.(finding);
-    for (let repeats = 1; repeats < times && this.#repeatsLeft > 0; repeats++) {
-      this.#options.onFinding?.(finding);
-      this.#repeatsLeft--;
+  #count(snapshotTable: SnapshotTable, repairs: boolean): CountedReferences {
+    return countReferences(this.#metadata, {
+      snapshotTable,
+      report: (finding, times) => this.#findings.note(finding, times),
+      onReference: this.#options.onReference,
+      clearEntry: repairs ? (entryAt) => this.#clearEntry(entryAt, snapshotTable) : undefined,
+      growFile: repairs ? (size) => this.#growFile(size) : undefined,
+    });
+  }
+
+  /** A block that is far away is better left out of refcounts that are built anew. */
+  #growFile(size: number): void {
+    const { file, geometry } = this.#metadata;
+    const limit = file.file.size + geometry.refcountBlockSpan;
+    if (size > 2 ** 63) {
+      throw new Qcow2Error("invalid-argument", `Host file would be ${size} bytes long`, {
+        found: size,
+        expected: "less",
+      });
     }
+    if (size > limit) {
+      throw new Qcow2Error("limit-exceeded", `Host file would be ${size} bytes long`, {
+        found: size,
+        expected: `at most ${limit}`,
+      });
+    }
+    file.truncate(size);
   }
 
-  /** Tells of a refcount again that was wrong and is right now. */
-  #noteRepair({ kind, cluster, refcount, reference }: RefcountDifference): void {
-    this.#counts[kind]--;
-    const message = `Repairing cluster ${cluster} refcount=${refcount} reference=${reference}`;
-    this.#note(kind, message, cluster * this.#metadata.geometry.clusterSize, { fixed: true });
-  }
-
-  /** Compares what is stored with what was counted, for every cluster that either side knows of. */
-  #compareRefcounts(references: ReferenceCounts): RefcountDifferences {
+  #checkRefcounts(counted: CountedReferences, snapshotTable: SnapshotTable): RefcountsChecked {
     const { repair } = this.#options;
-    const { refcounts } = this.#metadata;
-    const differences: RefcountDifferences = {
-      count: 0,
-      raise: [],
-      lower: [],
-      usedClusterIsFree: false,
-      highestCluster: 0,
+    const comparison = new RefcountComparison(this.#metadata, counted);
+    const found = new Findings(this.#listener);
+    comparison.report(found);
+    const needsRebuild = counted.needsRebuild || comparison.usedClusterIsFree;
+    if (needsRebuild && this.#repairsAll) {
+      this.#findings.add(found);
+      return this.#rebuild(counted, snapshotTable);
+    }
+    if (needsRebuild && repair !== undefined) this.#refuseToRebuild();
+    const { left } = this.#findings;
+    const isWrong = left.corruption + found.left.corruption + found.left.leak > 0;
+    if (repair !== undefined && isWrong) comparison.repair(repair, this.#findings);
+    else this.#findings.add(found);
+    return {
+      statistics: counted.statistics,
+      highestCluster: comparison.highestCluster,
+      known: comparison.isEqual ? counted.references : undefined,
     };
-    const note = (cluster: number, refcount: number, reference: number): void => {
-      differences.count++;
-      const isLeak = refcount > reference;
-      const kind = isLeak ? "leak" : "corruption";
-      if (refcount === 0) differences.usedClusterIsFree = true;
-      const shown = refcount === 0 ? "0" : this.#metadata.refcounts.textOf(cluster);
-      this.#note(
-        kind,
-        `${isLeak ? "Leaked" : "ERROR"} cluster ${cluster} refcount=${shown} reference=${reference}`,
-        cluster * this.#metadata.geometry.clusterSize,
-      );
-      // Without a rebuild a refcount can only be raised where it has a block already.
-      const canFix = isLeak
-        ? repair !== undefined && this.#canLower
-        : this.#canRebuild || (repair === "all" && this.#sound && refcount > 0);
-      if (canFix) differences[isLeak ? "lower" : "raise"].push({ kind, cluster, refcount: shown, reference });
-    };
-    const referenceBuffer = new Float64Array(refcounts.clustersPerSlice);
-    const refcountBuffer = new Float64Array(refcounts.clustersPerSlice);
-    for (const { first, count, referencedOnly } of stretchesToCompare(this.#metadata, references, this.#sound)) {
-      const referenced = referenceBuffer.subarray(0, count);
-      const stored = refcountBuffer.subarray(0, count);
-      references.read(first, referenced);
-      if (this.#sound) refcounts.read(first, stored);
-      else {stored.forEach((_, index) =>
-          stored[index] = this.#hasUsableBlock(first + index) ? refcounts.get(first + index) : 0
-        );}
-      for (let index = 0; index < count; index++) {
-        const refcount = stored[index] ?? 0;
-        const reference = referenced[index] ?? 0;
-        if (reference === 0 && (refcount === 0 || referencedOnly)) continue;
-        differences.highestCluster = Math.max(differences.highestCluster, first + index);
-        if (refcount !== reference) note(first + index, refcount, reference);
-      }
-    }
-    return differences;
   }
 
-  #hasUsableBlock(cluster: number): boolean {
-    const { refcounts, geometry, file } = this.#metadata;
-    try {
-      const offset = refcounts.blockOffset(Math.floor(cluster / geometry.refcountBlockEntryCount));
-      return offset !== 0 && offset < file.file.size;
-    } catch {
-      return false;
-    }
+  /** Builds refcounts anew, and gives what the old ones stood in back. */
+  #rebuild(counted: CountedReferences, snapshotTable: SnapshotTable): RefcountsChecked {
+    const { left, fixed } = this.#findings;
+    this.#findings.tell({ kind: "note", message: "Rebuilding refcount structure", hostOffset: 48 });
+    rebuildRefcounts(this.#metadata, counted.references, isComplete(counted));
+    const before = { ...left };
+    this.#findings.forget();
+    const recounted = this.#count(snapshotTable, false);
+    fixed.corruption += Math.max(0, before.corruption - left.corruption);
+    fixed.leak += Math.max(0, before.leak - left.leak);
+    // That the old structures are nobody's now is not news of the image.
+    const made = new Findings(this.#listener);
+    const comparison = new RefcountComparison(this.#metadata, recounted);
+    comparison.repair("leaks", made);
+    this.#findings.count("leak", false, made.left.leak);
+    return { statistics: recounted.statistics, highestCluster: comparison.highestCluster, known: undefined };
   }
 
-  #applyRefcounts({ raise, lower }: RefcountDifferences): void {
-    const metadata = this.#metadata;
-    for (const changes of [raise, lower]) {
-      if (changes.length === 0) continue;
-      for (const { cluster, reference } of changes) metadata.refcounts.set(cluster, reference);
-      metadata.flush();
-      for (const change of changes) this.#noteRepair(change);
-    }
-    if (raise.length + lower.length > 0) metadata.reset();
+  #refuseToRebuild(): never {
+    this.#findings.tell({ kind: "error", message: "ERROR need to rebuild refcount structures", hostOffset: 48 });
+    throw new Qcow2Error("corrupt", "Refcounts have to be built anew, which a repair of leaks does not do", {
+      offset: 48,
+      expected: "a repair of all",
+    });
   }
 
-  /**
-   * The COPIED flag of active entries must say whether the refcount is exactly one.
-   *
-   * @param refcountsKnown All refcounts, as they were counted, where they are known to be right.
-   */
-  #checkCopiedFlags(refcountsKnown: ReferenceCounts | undefined): void {
-    const { mapping, geometry, refcounts, file } = this.#metadata;
-    // After leaks were mended, flags may be wrong that were right before. Where refcounts are all right now, they can be trusted.
-    const trusted = this.#options.repair === "leaks" && this.#counts.corruption === 0 && this.#counts.leak === 0;
-    const repairing = this.#options.repair === "all" || trusted;
-    const seen = new ReferenceCounts();
-    const again = new ReferenceCounts();
-    for (let l1Index = 0; l1Index < mapping.l1.entryCount; l1Index++) {
-      const upper = mapping.l1.upper(l1Index);
-      const lower = mapping.l1.lower(l1Index);
-      const tableOffset = entryOffset(upper, lower);
-      if (tableOffset === 0 || tableOffset % geometry.clusterSize !== 0 || tableOffset >= file.file.size) continue;
-      const refcount = refcounts.get(tableOffset / geometry.clusterSize);
-      if ((refcount === 1) !== ((upper & COPIED_FLAG) !== 0)) {
-        this.#note(
-          "corruption",
-          `${repairing ? "Repairing" : "ERROR"} OFLAG_COPIED L2 cluster: l1_index=${l1Index} l1_entry=${
-            hexEntry(upper, lower)
-          } refcount=${refcounts.textOf(tableOffset / geometry.clusterSize)}`,
-          mapping.l1.offset + l1Index * 8,
-          { fixed: repairing },
-        );
-        if (repairing) mapping.l1.set(l1Index, withCopied(upper, refcount === 1), lower);
-      }
-      const cluster = tableOffset / geometry.clusterSize;
-      if (seen.get(cluster) === 0) this.#checkCopiedFlagsOfTable(tableOffset, repairing, 1, refcountsKnown);
-      else again.add(cluster);
-      seen.add(cluster);
-    }
-    // What was mended is right when another entry leads there again.
-    for (const cluster of repairing ? [] : again.clusters()) {
-      this.#checkCopiedFlagsOfTable(cluster * geometry.clusterSize, false, again.get(cluster));
-    }
-    if (repairing) this.#metadata.flush();
+  /** Bitmaps that nobody may trust are no owners of clusters. */
+  #dropUntrustedBitmaps(): void {
+    const { header } = this.#metadata;
+    if (bitmapsAreConsistent(header) || header.extensions.every(({ type }) => type !== EXTENSION.bitmaps)) return;
+    this.#metadata.setBitmapsPointer(undefined);
   }
 
-  #checkCopiedFlagsOfTable(
-    tableOffset: number,
-    repairing: boolean,
-    times: number,
-    refcountsKnown?: ReferenceCounts,
-  ): void {
-    const { geometry, refcounts, l2Cache, header, file } = this.#metadata;
-    const table = this.#table;
-    const view = viewOf(table);
-    table.fill(0, file.file.readAt(tableOffset, table));
-    const dataFile = hasDataFile(header);
-    const canSkip = refcountsKnown !== undefined && !dataFile && !hasExtendedL2(header);
-    for (let index = 0; index < geometry.l2EntryCount; index++) {
-      const position = index * geometry.l2EntrySize;
-      const upper = view.getUint32(position);
-      const lower = view.getUint32(position + 4);
-      if (canSkip && (upper & (COMPRESSED_FLAG | COPIED_FLAG)) >>> 0 === COPIED_FLAG) {
-        // Most clusters stand in a row and belong to the disk alone.
-        const count = contiguousEntryCount(view, index, geometry.l2EntryCount, geometry.clusterSize);
-        const cluster = entryOffset(upper, lower) / geometry.clusterSize;
-        if (Number.isInteger(cluster) && refcountsKnown.areAllOne(cluster, count)) {
-          index += count - 1;
-          continue;
+  /** Counts what is used for anything but L2 tables. */
+  #countOtherUses(snapshotTable: SnapshotTable): ReferenceCounts {
+    const { clusterSize } = this.#metadata.geometry;
+    const counts = new ReferenceCounts();
+    countReferences(this.#metadata, {
+      snapshotTable,
+      report: () => {},
+      onReference: (use, offset, length) => {
+        if (use === "active L2 table" || use === "inactive L2 table") return;
+        const { offset: first, length: whole } = inWholeClusters({ offset, length }, clusterSize);
+        for (let position = first; position < first + whole; position += clusterSize) {
+          counts.add(position / clusterSize);
         }
-      }
-      const offset = entryOffset(upper, lower);
-      if ((upper & COMPRESSED_FLAG) !== 0 || offset === 0 || offset % geometry.clusterSize !== 0) continue;
-      // Clusters of a data file have no refcounts, and belong to this disk alone.
-      const cluster = offset / geometry.clusterSize;
-      const refcount = dataFile ? 1 : refcounts.get(cluster);
-      if ((refcount === 1) === ((upper & COPIED_FLAG) !== 0)) continue;
-      this.#note(
-        "corruption",
-        `${repairing ? "Repairing" : "ERROR"} OFLAG_COPIED data cluster: l2_entry=${hexEntry(upper, lower)} refcount=${
-          dataFile ? 1 : refcounts.textOf(cluster)
-        }`,
-        tableOffset + position,
-        { fixed: repairing, times },
-      );
-      if (!repairing) continue;
-      const slice = l2Cache.get(tableOffset + position - position % l2Cache.sliceSize);
-      slice.view.setUint32(position % l2Cache.sliceSize, withCopied(upper, refcount === 1));
-      l2Cache.markDirty(slice);
+      },
+    });
+    return counts;
+  }
+
+  /** Makes a cluster read as zeroes, or those of its parts that were allocated. */
+  #clearEntry(entryAt: number, snapshotTable: SnapshotTable): boolean {
+    const { file, l2Cache, geometry, header } = this.#metadata;
+    // Where an L1 entry is wrong, what it points to may be anything.
+    this.#otherUses ??= this.#countOtherUses(snapshotTable);
+    if (this.#otherUses.get(Math.floor(entryAt / geometry.clusterSize)) > 0) return false;
+    const entry = new Uint8Array(geometry.l2EntrySize);
+    const view = viewOf(entry);
+    if (hasExtendedL2(header)) {
+      file.file.readAt(entryAt, entry);
+      view.setUint32(8, view.getUint32(8) | view.getUint32(12));
+      entry.fill(0, 0, 8);
+      entry.fill(0, 12);
+    } else {
+      view.setUint32(4, ZERO_FLAG);
     }
+    file.writeAt(entryAt, entry);
+    // What the entry pointed to is given back after that.
+    file.sync();
+    l2Cache.clear();
+    return true;
   }
 
   #clearMarks(): void {
+    const inSnapshots = this.#repairsAll ? 0 : this.#snapshotFindings.left.corruption;
+    const { corruption, error } = this.#findings.left;
     const { incompatibleFeatures } = this.#metadata.header;
     const cleared = incompatibleFeatures & ~(INCOMPATIBLE.corrupt | INCOMPATIBLE.dirty);
-    if (this.#options.repair !== "all" || this.#counts.corruption > 0 || cleared === incompatibleFeatures) return;
+    if (corruption + error + inSnapshots > 0 || cleared === incompatibleFeatures) return;
     this.#metadata.updateHeader({ incompatibleFeatures: cleared });
   }
 }
 
-interface RefcountDifference {
-  readonly kind: "corruption" | "leak";
-  readonly cluster: number;
-  /** What is stored, to be shown. */
-  readonly refcount: string;
-  /** What was counted. */
-  readonly reference: number;
+/** Whether all that is in use was counted, but for refcount structures. */
+function isComplete({ leftOut }: CountedReferences): boolean {
+  return [...leftOut].every((use) => REFCOUNT_STRUCTURES.includes(use));
 }
 
-interface RefcountDifferences {
-  /** How many there are. */
-  count: number;
-  /** Refcounts that must rise, out of those that can be mended. */
-  readonly raise: RefcountDifference[];
-  /** Refcounts that must fall, out of those that can be mended. */
-  readonly lower: RefcountDifference[];
-  /** Whether a cluster in use has refcount 0, so that nothing may be allocated before all refcounts are right. */
-  usedClusterIsFree: boolean;
+/** What is known once refcounts are as right as they can be. */
+interface RefcountsChecked {
+  readonly statistics: AllocationStatistics;
   /** The last cluster with a refcount or a reference. */
-  highestCluster: number;
-}
-
-/** Clusters in a row whose refcounts stand in one slice of a block. */
-interface ClusterStretch {
-  readonly first: number;
-  readonly count: number;
-  /** Whether only those clusters matter that have a reference. */
-  readonly referencedOnly: boolean;
-}
-
-/**
- * The clusters of the file that may have a refcount, and all that have a reference, in ascending order. Not simply all of the
- * file: a sparse file can claim to be larger than any loop could count. A refcount behind the end of the file stands for
- * nothing yet, and QEMU does not look at it either.
- */
-function* stretchesToCompare(
-  metadata: ImageMetadata,
-  references: ReferenceCounts,
-  sound: boolean,
-): Generator<ClusterStretch> {
-  const { refcounts, geometry, file } = metadata;
-  const { clustersPerSlice: length } = refcounts;
-  const perBlock = geometry.refcountBlockEntryCount;
-  const fileClusterCount = Math.ceil(file.file.size / geometry.clusterSize);
-  const blocks = new Set<number>();
-  const referenced = references.stretches(length);
-  let next = referenced.next();
-  for (let block = 0; block < refcounts.table.entryCount && block * perBlock < fileClusterCount; block++) {
-    if (!sound && !isUsable(() => refcounts.blockOffset(block), file.file.size)) continue;
-    const offset = refcounts.blockOffset(block);
-    if (offset === 0 || blocks.has(offset)) continue;
-    blocks.add(offset);
-    for (const [first, end] of refcounts.usedStretches(block, fileClusterCount)) {
-      for (; next.done !== true && next.value < first; next = referenced.next()) {
-        yield { first: next.value, count: length, referencedOnly: true };
-      }
-      yield { first, count: end - first, referencedOnly: false };
-      if (next.done === true || next.value !== first) continue;
-      if (end < first + length) yield { first: end, count: first + length - end, referencedOnly: true };
-      next = referenced.next();
-    }
-  }
-  for (; next.done !== true; next = referenced.next()) {
-    yield { first: next.value, count: length, referencedOnly: true };
-  }
-}
-
-function isUsable(blockOffset: () => number, fileSize: number): boolean {
-  try {
-    return blockOffset() < fileSize;
-  } catch (error) {
-    if (error instanceof Qcow2Error && error.code === "corrupt") return false;
-    throw error;
-  }
-}
-
-function withCopied(upper: number, copied: boolean): number {
-  return (copied ? upper | COPIED_FLAG : upper & ~COPIED_FLAG) >>> 0;
+  readonly highestCluster: number;
+  /** The refcounts, as they were counted, where they are known to be right. */
+  readonly known: ReferenceCounts | undefined;
 }

@@ -15,6 +15,7 @@ import {
 } from "../format/header_extensions.ts";
 import {
   decodeHeader,
+  type DecodeHeaderOptions,
   encodeMutableFields,
   geometryOfHeader,
   hasDataFile,
@@ -50,6 +51,8 @@ export interface ImageMetadataOptions {
   readonly cacheSize?: number | undefined;
   /** The file that the guest's clusters stand in, where the image has one for them. */
   readonly dataFile?: BlockFile | undefined;
+  /** Whether a header is taken that a repair can mend; such an image is for a check alone. */
+  readonly tolerant?: boolean | undefined;
   /** Rules of the flush order to leave out: for tests alone. */
   readonly brokenRules?: ReadonlySet<BreakableRule>;
 }
@@ -71,14 +74,15 @@ const SECTOR_SIZE = 512;
  * Reads and checks the header of an image.
  *
  * @param file The file.
+ * @param options How to decode it.
  * @returns The header.
  * @throws {Qcow2Error} As `decodeHeader` does.
  */
-export function readHeader(file: BlockFile): Header {
+export function readHeader(file: BlockFile, options: DecodeHeaderOptions = {}): Header {
   let bytes = readStart(file, FIRST_READ_LENGTH);
   const clusterSize = headerClusterSize(bytes);
   if (clusterSize > bytes.length) bytes = readStart(file, clusterSize);
-  return decodeHeader(bytes);
+  return decodeHeader(bytes, options);
 }
 
 function readStart(file: BlockFile, maxLength: number): Uint8Array {
@@ -112,6 +116,7 @@ export class ImageMetadata {
   readonly #order: FlushOrder;
   readonly #regions: MetadataRegions;
   readonly #write: boolean;
+  readonly #tolerant: boolean;
   #header: Header;
   #writePrepared = false;
 
@@ -121,6 +126,7 @@ export class ImageMetadata {
     this.guestFile = dataFile === undefined ? file : new OrderedFile(dataFile, options.durability);
     this.#header = header;
     this.#write = options.write;
+    this.#tolerant = options.tolerant ?? false;
     this.geometry = geometryOfHeader(header);
     const { clusterSize, l2EntrySize } = this.geometry;
 
@@ -195,7 +201,7 @@ export class ImageMetadata {
    * @throws {Qcow2Error} As `decodeHeader` does, or with code `marked-corrupt` where a damaged image shall be written.
    */
   static open(file: BlockFile, options: ImageMetadataOptions): ImageMetadata {
-    const header = readHeader(file);
+    const header = readHeader(file, { tolerant: options.tolerant ?? false });
     return new ImageMetadata(new OrderedFile(file, options.durability), header, options);
   }
 
@@ -560,7 +566,9 @@ export class ImageMetadata {
         length: header.refcountTableClusterCount * clusterSize,
       },
     ];
-    const { snapshots, length } = readSnapshotTable(this.file.file, header);
+    // Too much of it is no news where it is being mended.
+    const onExcess = this.#tolerant ? () => {} : undefined;
+    const { snapshots, length } = readSnapshotTable(this.file.file, header, onExcess);
     ranges.push({ kind: "snapshot table", offset: header.snapshotTableOffset, length });
     for (const snapshot of snapshots) {
       ranges.push({

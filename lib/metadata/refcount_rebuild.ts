@@ -33,26 +33,37 @@ export interface RefcountStructures {
   readonly table: PointerTable;
   /** How many clusters it fills. */
   readonly tableClusterCount: number;
-  /** The cluster behind the last one that was written. */
-  readonly endCluster: number;
+}
+
+/** Where new refcount structures stand, in clusters. */
+interface Placement {
+  /** The clusters of the blocks, by what the blocks describe. */
+  readonly blocks: ReadonlyMap<number, number>;
+  /** The first cluster of the table. */
+  readonly tableStart: number;
+  /** How many clusters the table fills. */
+  readonly tableClusterCount: number;
 }
 
 /**
  * Builds refcount structures that say exactly what was counted, and points the header to them last: until then the old ones
- * are untouched, and a crash changes nothing. The old ones are free afterwards.
+ * are untouched, and a crash changes nothing. The old ones are nobody's afterwards, with the refcounts that were counted for
+ * them.
  *
  * @param metadata The image.
- * @param references What was counted, without the references of the old refcount structures.
- * @returns The last cluster in use.
- * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say,
- * `no-space` where the refcount table would be too long.
+ * @param references What was counted.
+ * @param inGaps Whether they may stand where nothing was counted, rather than behind the end of the file.
+ * @throws {Qcow2Error} With code `no-space` where the refcount table would be too long.
  */
-export function rebuildRefcounts(metadata: ImageMetadata, references: ReferenceCounts): number {
-  const { table, tableClusterCount, endCluster } = writeRefcountStructures(metadata, metadata.geometry, references);
+export function rebuildRefcounts(metadata: ImageMetadata, references: ReferenceCounts, inGaps: boolean): void {
+  const { geometry } = metadata;
+  const placement = inGaps
+    ? placeInGaps(geometry, references)
+    : placeAtEnd(geometry, references, fileClusterCountOf(metadata));
+  const { table, tableClusterCount } = writeAt(metadata, geometry, references, placement);
   metadata.updateHeader({ refcountTableOffset: table.offset, refcountTableClusterCount: tableClusterCount });
   metadata.refcounts.adopt(table);
   metadata.reset();
-  return endCluster - 1;
 }
 
 /**
@@ -62,49 +73,116 @@ export function rebuildRefcounts(metadata: ImageMetadata, references: ReferenceC
  * @param geometry The geometry that the image has once the header points to them.
  * @param references The refcounts, without those of the old refcount structures.
  * @returns What was written.
- * @throws {Qcow2Error} As {@linkcode rebuildRefcounts} does.
+ * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say,
+ * `no-space` where the refcount table would be too long.
  */
 export function writeRefcountStructures(
   metadata: ImageMetadata,
   geometry: Geometry,
   references: RefcountSource,
 ): RefcountStructures {
-  const { file } = metadata;
-  const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
-  const blocks = new Set<number>();
-  // An entry may refer to a cluster right behind the end of the file, which reads as zeroes.
-  let areaStart = alignUp(file.file.size, clusterSize) / clusterSize;
-  for (const cluster of references.clusters()) {
-    blocks.add(Math.floor(cluster / perBlock));
-    areaStart = Math.max(areaStart, cluster + 1);
-  }
-  let tableClusters = 0;
-  for (let settled = false; !settled;) {
-    const areaEnd = areaStart + blocks.size + tableClusters;
-    const before = blocks.size + tableClusters;
-    for (let block = Math.floor(areaStart / perBlock); block * perBlock < areaEnd; block++) blocks.add(block);
-    let last = 0;
-    for (const block of blocks) last = Math.max(last, block);
-    tableClusters = Math.ceil((last + 1) * 8 / clusterSize);
-    settled = blocks.size + tableClusters === before;
-  }
-  if (tableClusters * clusterSize > MAX_REFCOUNT_TABLE_LENGTH) {
-    throw new Qcow2Error("no-space", `Refcount table would need ${tableClusters * clusterSize} bytes`, {
-      expected: `at most ${MAX_REFCOUNT_TABLE_LENGTH}`,
-    });
-  }
+  return writeAt(metadata, geometry, references, placeAtEnd(geometry, references, fileClusterCountOf(metadata)));
+}
 
-  const areaEnd = areaStart + blocks.size + tableClusters;
-  const tableOffset = (areaStart + blocks.size) * clusterSize;
-  const table = new PointerTable(tableOffset, new Uint8Array(tableClusters * clusterSize));
+function fileClusterCountOf({ file, geometry }: ImageMetadata): number {
+  return alignUp(file.file.size, geometry.clusterSize) / geometry.clusterSize;
+}
+
+/** Finds places in a row behind the end of the file: blocks first, then the table. */
+function placeAtEnd(geometry: Geometry, references: RefcountSource, fileClusterCount: number): Placement {
+  const { refcountBlockEntryCount: perBlock } = geometry;
+  const indexes = new Set<number>();
+  // An entry may refer to a cluster right behind the end of the file, which reads as zeroes.
+  let start = fileClusterCount;
+  for (const cluster of references.clusters()) {
+    indexes.add(Math.floor(cluster / perBlock));
+    start = Math.max(start, cluster + 1);
+  }
+  let tableClusterCount = 0;
+  for (let settled = false; !settled;) {
+    const end = start + indexes.size + tableClusterCount;
+    const before = indexes.size + tableClusterCount;
+    for (let index = Math.floor(start / perBlock); index * perBlock < end; index++) indexes.add(index);
+    tableClusterCount = tableClusterCountFor(geometry, indexes);
+    settled = indexes.size + tableClusterCount === before;
+  }
+  const ascending = [...indexes].sort((a, b) => a - b);
+  return {
+    blocks: new Map(ascending.map((index, position) => [index, start + position])),
+    tableStart: start + indexes.size,
+    tableClusterCount,
+  };
+}
+
+/** Finds the first clusters that nothing refers to, as QEMU does. */
+function placeInGaps(geometry: Geometry, references: RefcountSource): Placement {
+  const { refcountBlockEntryCount: perBlock } = geometry;
+  const taken = new Set<number>();
+  const blocks = new Map<number, number>();
+  const isFree = (cluster: number): boolean => references.get(cluster) === 0 && !taken.has(cluster);
+  let gap = 0;
+  // A block that is placed may have to be described by one more.
+  const placeBlocks = (wanted: Iterable<number>): void => {
+    const pending = new Set([...wanted].filter((index) => !blocks.has(index)).sort((a, b) => a - b));
+    for (const index of pending) {
+      while (!isFree(gap)) gap++;
+      taken.add(gap);
+      blocks.set(index, gap);
+      const describing = Math.floor(gap / perBlock);
+      if (!blocks.has(describing)) pending.add(describing);
+    }
+  };
+  const needed = new Set<number>();
+  for (const cluster of references.clusters()) needed.add(Math.floor(cluster / perBlock));
+  placeBlocks(needed);
+  for (;;) {
+    const tableClusterCount = tableClusterCountFor(geometry, blocks.keys());
+    const tableStart = firstFreeRow(isFree, tableClusterCount);
+    const row = Array.from({ length: tableClusterCount }, (_, index) => tableStart + index);
+    for (const cluster of row) taken.add(cluster);
+    placeBlocks(row.map((cluster) => Math.floor(cluster / perBlock)));
+    if (tableClusterCountFor(geometry, blocks.keys()) === tableClusterCount) {
+      return { blocks, tableStart, tableClusterCount };
+    }
+    for (const cluster of row) taken.delete(cluster);
+  }
+}
+
+function firstFreeRow(isFree: (cluster: number) => boolean, count: number): number {
+  let start = 0;
+  for (let cluster = 0; cluster < start + count; cluster++) {
+    if (!isFree(cluster)) start = cluster + 1;
+  }
+  return start;
+}
+
+function tableClusterCountFor({ clusterSize }: Geometry, blocks: Iterable<number>): number {
+  let last = 0;
+  for (const block of blocks) last = Math.max(last, block);
+  const count = Math.ceil((last + 1) * 8 / clusterSize);
+  if (count * clusterSize <= MAX_REFCOUNT_TABLE_LENGTH) return count;
+  throw new Qcow2Error("no-space", `Refcount table would need ${count * clusterSize} bytes`, {
+    expected: `at most ${MAX_REFCOUNT_TABLE_LENGTH}`,
+  });
+}
+
+function writeAt(
+  { file }: ImageMetadata,
+  geometry: Geometry,
+  references: RefcountSource,
+  { blocks, tableStart, tableClusterCount }: Placement,
+): RefcountStructures {
+  const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
+  const own = new Set(blocks.values());
+  for (let index = 0; index < tableClusterCount; index++) own.add(tableStart + index);
+  const table = new PointerTable(tableStart * clusterSize, new Uint8Array(tableClusterCount * clusterSize));
   const bytes = new Uint8Array(clusterSize);
   const view = viewOf(bytes);
-  let next = areaStart;
-  for (const block of [...blocks].sort((a, b) => a - b)) {
+  for (const [block, place] of blocks) {
     bytes.fill(0);
     for (let index = 0; index < perBlock; index++) {
       const cluster = block * perBlock + index;
-      const refcount = cluster >= areaStart && cluster < areaEnd ? 1 : references.get(cluster);
+      const refcount = own.has(cluster) ? 1 : references.get(cluster);
       if (refcount > geometry.maxRefcount) {
         throw new Qcow2Error("refcount-overflow", `Cluster ${cluster} has ${refcount} references`, {
           offset: cluster * clusterSize,
@@ -114,12 +192,11 @@ export function writeRefcountStructures(
       }
       if (refcount > 0) setRefcount(view, index, refcountOrder, refcount);
     }
-    file.writeAt(next * clusterSize, bytes);
-    table.set(block, entryUpper(next * clusterSize, 0), entryLower(next * clusterSize));
-    next++;
+    file.writeAt(place * clusterSize, bytes);
+    table.set(block, entryUpper(place * clusterSize, 0), entryLower(place * clusterSize));
   }
   table.markAllDirty();
   table.writeDirty(file);
   file.sync();
-  return { table, tableClusterCount: tableClusters, endCluster: areaEnd };
+  return { table, tableClusterCount };
 }

@@ -114,7 +114,17 @@ export class Refcounts {
   blockOffset(blockIndex: number): number {
     if (blockIndex >= this.#table.entryCount) return 0;
     const offset = refcountTableEntryOffset(this.#table.upper(blockIndex), this.#table.lower(blockIndex));
-    if (offset !== 0 && (offset % this.#geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER)) {
+    if (offset > Number.MAX_SAFE_INTEGER) {
+      throw new Qcow2Error(
+        "corrupt",
+        `Refblock offset ${hex(offset)} lies in no file (reftable index: ${hex(blockIndex)})`,
+        {
+          offset: this.#table.offset + blockIndex * 8,
+          found: hex(offset),
+        },
+      );
+    }
+    if (offset % this.#geometry.clusterSize !== 0) {
       throw new Qcow2Error(
         "corrupt",
         `Refblock offset ${hex(offset)} unaligned (reftable index: ${hex(blockIndex)})`,

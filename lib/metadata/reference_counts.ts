@@ -26,25 +26,27 @@ export class ReferenceCounts {
    * Counts a cluster.
    *
    * @param cluster Index of the host cluster.
-   * @param times How often.
+   * @param times How often; where it is negative, the count falls.
+   * @returns The count.
    */
-  add(cluster: number, times = 1): void {
+  add(cluster: number, times = 1): number {
     const index = Math.floor(cluster / CHUNK_SIZE);
     const position = cluster % CHUNK_SIZE;
     if (index !== this.#lastIndex) this.#use(index, this.#chunks.get(index) ?? new Map<number, number>());
     const chunk = this.#lastChunk;
     if (chunk instanceof Map) {
-      chunk.set(position, (chunk.get(position) ?? 0) + times);
+      const count = (chunk.get(position) ?? 0) + times;
+      chunk.set(position, count);
       if (chunk.size > MAX_SPARSE_COUNT) this.#use(index, arrayOf(chunk));
-      return;
+      return count;
     }
     const count = (chunk[position] ?? 0) + times;
     if (count > MAX_UINT16 && chunk instanceof Uint16Array) {
       this.#use(index, Float64Array.from(chunk));
-      this.add(cluster, times);
-    } else {
-      chunk[position] = count;
+      return this.add(cluster, times);
     }
+    chunk[position] = count;
+    return count;
   }
 
   /**
@@ -53,11 +55,13 @@ export class ReferenceCounts {
    * @param first Index of the first host cluster.
    * @param count How many.
    * @param times How often each of them.
+   * @returns The highest count.
    */
-  addRun(first: number, count: number, times: number): void {
+  addRun(first: number, count: number, times: number): number {
+    let highest = 0;
     for (let cluster = first; cluster < first + count;) {
       // What the first one needs of the chunk, the others need no more of, unless counts grow large.
-      this.add(cluster, times);
+      highest = Math.max(highest, this.add(cluster, times));
       const chunk = this.#lastChunk;
       const position = cluster % CHUNK_SIZE;
       const end = Math.min(CHUNK_SIZE, position + first + count - cluster);
@@ -66,20 +70,13 @@ export class ReferenceCounts {
         for (; next < end; next++) {
           const total = (chunk[next] ?? 0) + times;
           if (total > MAX_UINT16) break;
+          if (total > highest) highest = total;
           chunk[next] = total;
         }
       }
       cluster += next - position;
     }
-  }
-
-  /**
-   * Takes one count back.
-   *
-   * @param cluster Index of the host cluster, counted before.
-   */
-  remove(cluster: number): void {
-    this.add(cluster, -1);
+    return highest;
   }
 
   /**

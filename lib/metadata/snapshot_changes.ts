@@ -16,7 +16,7 @@ import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 import { RefcountChanges } from "./refcount_changes.ts";
 import type { ClusterRun } from "./refcounts.ts";
-import { findSnapshot, nextSnapshotId, readSnapshotTable, type SnapshotTable } from "./snapshots.ts";
+import { assertSnapshotL1, findSnapshot, nextSnapshotId, readSnapshotTable, type SnapshotTable } from "./snapshots.ts";
 import { switchStructures, type SwitchTarget } from "./structure_switch.ts";
 import { TableTree } from "./table_tree.ts";
 
@@ -36,7 +36,7 @@ const MAX_SECONDS = 0xffffffff;
  * refcount can say; otherwise as `switchStructures` does. The image is as before then.
  */
 export function createSnapshot(metadata: ImageMetadata, name: string, date: Date): Snapshot {
-  const { old, bytes } = begin(metadata);
+  const old = begin(metadata);
   const { header } = metadata;
   const { l1 } = metadata.mapping;
   const seconds = Math.floor(date.getTime() / MILLISECONDS_PER_SECOND);
@@ -56,22 +56,19 @@ export function createSnapshot(metadata: ImageMetadata, name: string, date: Date
     instructionCount: 0n,
     extraData: encodeSnapshotExtra(metadata.diskSize),
   };
-  const entry = encodeSnapshot(snapshot);
-  if (old.snapshots.length >= MAX_SNAPSHOT_COUNT || bytes.length + entry.length > MAX_SNAPSHOT_TABLE_LENGTH) {
+  const snapshotTable = joined([...old.entries, encodeSnapshot(snapshot)]);
+  if (old.snapshots.length >= MAX_SNAPSHOT_COUNT || snapshotTable.length > MAX_SNAPSHOT_TABLE_LENGTH) {
     throw new Qcow2Error("limit-exceeded", `Image has ${old.snapshots.length} snapshots and takes no more`, {
       found: old.snapshots.length,
       expected: `at most ${MAX_SNAPSHOT_COUNT} in ${MAX_SNAPSHOT_TABLE_LENGTH} bytes`,
     });
   }
-  const table = new Uint8Array(bytes.length + entry.length);
-  table.set(bytes);
-  table.set(entry, bytes.length);
   const changes = new RefcountChanges();
   new TableTree(metadata).count(l1, 1, changes);
   replaceSnapshotTable(metadata, old, {
     givesL1Away: true,
     snapshotCount: old.snapshots.length + 1,
-    snapshotTable: table,
+    snapshotTable,
     changes,
   });
   return snapshot;
@@ -87,7 +84,7 @@ export function createSnapshot(metadata: ImageMetadata, name: string, date: Date
  * otherwise as {@linkcode createSnapshot} does. The image is as before then.
  */
 export function applySnapshot(metadata: ImageMetadata, idOrName: string, changes: Partial<Header> = {}): void {
-  const { old, bytes } = begin(metadata);
+  const old = begin(metadata);
   const { header, geometry, mapping } = metadata;
   const snapshot = snapshotAt(old, findSnapshot(old.snapshots, idOrName));
   // The entry counts in sectors, the header need not.
@@ -105,7 +102,8 @@ export function applySnapshot(metadata: ImageMetadata, idOrName: string, changes
   const tree = new TableTree(metadata);
   tree.count(l1, 1, refcountChanges);
   tree.count(mapping.l1, -1, refcountChanges);
-  replaceSnapshotTable(metadata, old, { l1, size, snapshotTable: bytes, changes: refcountChanges, header: changes });
+  const snapshotTable = joined(old.entries);
+  replaceSnapshotTable(metadata, old, { l1, size, snapshotTable, changes: refcountChanges, header: changes });
 }
 
 /**
@@ -116,19 +114,14 @@ export function applySnapshot(metadata: ImageMetadata, idOrName: string, changes
  * @throws {Qcow2Error} As {@linkcode applySnapshot} does.
  */
 export function deleteSnapshot(metadata: ImageMetadata, idOrName: string): void {
-  const { old, bytes } = begin(metadata);
+  const old = begin(metadata);
   const index = findSnapshot(old.snapshots, idOrName);
   const snapshot = snapshotAt(old, index);
-  const start = old.positions[index] ?? 0;
-  const end = old.positions[index + 1] ?? bytes.length;
-  const table = new Uint8Array(bytes.length - (end - start));
-  table.set(bytes.subarray(0, start));
-  table.set(bytes.subarray(end), start);
   const changes = new RefcountChanges();
   new TableTree(metadata).count(readL1(metadata, snapshot), -1, changes);
   replaceSnapshotTable(metadata, old, {
     snapshotCount: old.snapshots.length - 1,
-    snapshotTable: table,
+    snapshotTable: joined(old.entries.toSpliced(index, 1)),
     changes,
     retired: clustersOf(metadata, snapshot.l1TableOffset, snapshot.l1EntryCount * 8),
   });
@@ -143,8 +136,8 @@ export function deleteSnapshot(metadata: ImageMetadata, idOrName: string): void 
  */
 export function dropReferences(metadata: ImageMetadata, changes: RefcountChanges): void {
   if (changes.entries().next().done === true) return;
-  const { old, bytes } = begin(metadata);
-  replaceSnapshotTable(metadata, old, { snapshotTable: bytes, changes });
+  const old = begin(metadata);
+  replaceSnapshotTable(metadata, old, { snapshotTable: joined(old.entries), changes });
 }
 
 /**
@@ -155,26 +148,31 @@ export function dropReferences(metadata: ImageMetadata, changes: RefcountChanges
  */
 export function completeSnapshotTable(metadata: ImageMetadata): void {
   if (metadata.header.snapshotCount === 0) return;
-  const { old, bytes } = begin(metadata);
+  const old = begin(metadata);
   if (old.snapshots.every(({ diskSize }) => diskSize !== undefined)) return;
-  const entries = old.snapshots.map(({ diskSize }, index) => {
-    const entry = bytes.subarray(old.positions[index], old.positions[index + 1]);
-    return diskSize === undefined ? completeSnapshot(entry, metadata.diskSize) : entry;
-  });
-  const length = entries.reduce((sum, entry) => sum + entry.length, 0);
-  if (length > MAX_SNAPSHOT_TABLE_LENGTH) {
-    throw new Qcow2Error("limit-exceeded", `Snapshot table would be ${length} bytes long`, {
-      found: length,
+  rewriteSnapshotTable(metadata, old);
+}
+
+/**
+ * Writes the snapshot table anew, with entries that say all that version 3 demands.
+ *
+ * @param metadata The image, with nothing dirty in memory.
+ * @param table What it holds, and how long it is in the file.
+ * @throws {Qcow2Error} As {@linkcode completeSnapshotTable} does.
+ */
+export function rewriteSnapshotTable(metadata: ImageMetadata, table: SnapshotTable): void {
+  const snapshotTable = joined(
+    table.entries.map((entry, index) =>
+      table.snapshots[index]?.diskSize === undefined ? completeSnapshot(entry, metadata.diskSize) : entry
+    ),
+  );
+  if (snapshotTable.length > MAX_SNAPSHOT_TABLE_LENGTH) {
+    throw new Qcow2Error("limit-exceeded", `Snapshot table would be ${snapshotTable.length} bytes long`, {
+      found: snapshotTable.length,
       expected: `at most ${MAX_SNAPSHOT_TABLE_LENGTH}`,
     });
   }
-  const snapshotTable = new Uint8Array(length);
-  let position = 0;
-  for (const entry of entries) {
-    snapshotTable.set(entry, position);
-    position += entry.length;
-  }
-  replaceSnapshotTable(metadata, old, { snapshotTable, changes: new RefcountChanges() });
+  replaceSnapshotTable(metadata, table, { snapshotTable, changes: new RefcountChanges() });
 }
 
 /**
@@ -183,13 +181,15 @@ export function completeSnapshotTable(metadata: ImageMetadata): void {
  * @param metadata The image.
  * @param snapshot The snapshot.
  * @returns The table.
+ * @throws {Qcow2Error} With code `limit-exceeded` where it is too long, `invalid-header` where it stands at no cluster.
  */
 export function readL1(metadata: ImageMetadata, snapshot: Snapshot): PointerTable {
+  assertSnapshotL1(snapshot, metadata.geometry.clusterSize);
   return PointerTable.read(metadata.file, snapshot.l1TableOffset, snapshot.l1EntryCount);
 }
 
 /** Brings everything to the file, and reads the snapshot table, whose entries are kept byte for byte. */
-function begin(metadata: ImageMetadata): { readonly old: SnapshotTable; readonly bytes: Uint8Array } {
+function begin(metadata: ImageMetadata): SnapshotTable {
   if (hasDataFile(metadata.header)) {
     throw new Qcow2Error("unsupported", "Snapshots and an external data file do not go together", {
       offset: 72,
@@ -197,10 +197,17 @@ function begin(metadata: ImageMetadata): { readonly old: SnapshotTable; readonly
     });
   }
   metadata.flush();
-  const old = readSnapshotTable(metadata.file.file, metadata.header);
-  const bytes = new Uint8Array(old.length);
-  if (bytes.length > 0) metadata.file.file.readAt(metadata.header.snapshotTableOffset, bytes);
-  return { old, bytes };
+  return readSnapshotTable(metadata.file.file, metadata.header);
+}
+
+function joined(entries: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const table = new Uint8Array(entries.reduce((sum, entry) => sum + entry.length, 0));
+  let position = 0;
+  for (const entry of entries) {
+    table.set(entry, position);
+    position += entry.length;
+  }
+  return table;
 }
 
 /** Goes over to another snapshot table and to whatever changes with it; what is not given stays as it is. */

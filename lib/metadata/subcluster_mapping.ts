@@ -142,7 +142,10 @@ export class SubclusterMapping extends Mapping {
     const entryHostOffset = slice.hostOffset + entryAt;
     const offset = this.hostClusterOf(upper, view.getUint32(entryAt + 4), position - inCluster, entryHostOffset);
     const hasHost = this.hasHostCluster(upper, offset);
-    if (!hasSoundBitmaps(view, entryAt, hasHost)) throw this.corruption("Invalid cluster entry found", entryHostOffset);
+    // QEMU writes two spaces here.
+    if (!hasSoundBitmaps(view, entryAt, hasHost)) {
+      throw this.corruption("Invalid cluster entry found ", entryHostOffset);
+    }
     const kind = kindAt(view, entryAt, Math.floor(inCluster / subclusterSize), hasHost);
     run.begin(kind, hasHost ? offset + inCluster : 0, hasHost && this.isOwn(upper));
   }

@@ -5,11 +5,17 @@
  */
 
 import { acquireFile, type FileSource } from "../image/host_file.ts";
-import { type CheckFinding, checkMetadata, type CheckResult, type RepairKind } from "../metadata/check.ts";
-import type { AllocationStatistics } from "../metadata/host_references.ts";
+import {
+  type CheckFinding,
+  checkMetadata,
+  type CheckResult,
+  type FindingKind,
+  type RepairKind,
+} from "../metadata/check.ts";
 import { ImageMetadata } from "../metadata/image_metadata.ts";
+import type { AllocationStatistics } from "../metadata/table_walk.ts";
 
-export type { AllocationStatistics, CheckFinding, CheckResult, RepairKind };
+export type { AllocationStatistics, CheckFinding, CheckResult, FindingKind, RepairKind };
 
 /** How {@linkcode checkImage} checks. */
 export interface CheckImageOptions {
@@ -35,7 +41,9 @@ export interface CheckImageOptions {
  * @param source Path of the image, or a file that was opened; it is closed at the end.
  * @param options What to mend, and whom to tell.
  * @returns What was found, and how much of it was mended; what is left after a repair.
- * @throws {Qcow2Error} With the codes of `Qcow2File.open` where the file is no image that can be checked.
+ * @throws {Qcow2Error} With the codes of `Qcow2File.open` where the file is no image that can be checked; `limit-exceeded`,
+ * `invalid-header` or `corrupt` where the snapshot table or the bitmap directory cannot be read; `corrupt` where only leaks were
+ * to be mended and the refcounts have to be built anew.
  *
  * @example Usage
  * ```ts
@@ -54,12 +62,12 @@ export function checkImage(source: FileSource, options: CheckImageOptions = {}):
   const onFinding = options.onFinding === undefined ? {} : { onFinding: options.onFinding };
   const write = repair !== undefined;
   using file = acquireFile(source, { write, lock });
-  const metadata = ImageMetadata.open(file, { write, durability: "full" });
+  const metadata = ImageMetadata.open(file, { write, durability: "full", tolerant: true });
   const result = checkMetadata(metadata, { ...onFinding, ...(repair === undefined ? {} : { repair }) });
   if (write) metadata.flushForGood();
   const { corruptionsFixed, leaksFixed } = result;
   if (corruptionsFixed + leaksFixed === 0) return result;
   onRepaired?.(result);
-  const mended = ImageMetadata.open(file, { write: false, durability: "full" });
+  const mended = ImageMetadata.open(file, { write: false, durability: "full", tolerant: true });
   return { ...checkMetadata(mended, onFinding), corruptionsFixed, leaksFixed };
 }

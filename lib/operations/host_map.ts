@@ -6,7 +6,7 @@
 
 import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
-import type { HostUse } from "../metadata/host_references.ts";
+import type { HostUse } from "../metadata/reference_counter.ts";
 import { ReferenceCounts } from "../metadata/reference_counts.ts";
 import { type BinnedMap, MapBuilder } from "./binned_map.ts";
 

@@ -5,7 +5,7 @@
  */
 
 import type { Disk } from "../disk.ts";
-import { Qcow2Error } from "../errors.ts";
+import { Qcow2Error, type Qcow2ErrorCode } from "../errors.ts";
 import { allowedBacking, type BackingReference, backingReferenceOf } from "../image/backing.ts";
 import { detectImageType, type ImageType } from "../image/detect.ts";
 import { acquireFile } from "../image/host_file.ts";
@@ -93,6 +93,8 @@ const DEFAULT_MAX_TABLE_LENGTH = 1024 ** 3;
 const MAX_FINDING_COUNT = 20;
 /** With so many errors no picture is worth the time that finding more would take. */
 const MAX_CORRUPTION_COUNT = 1_000_000;
+/** How a check ends that cannot go on. */
+const DAMAGE_CODES: ReadonlySet<Qcow2ErrorCode> = new Set(["corrupt", "limit-exceeded", "invalid-header"]);
 
 /**
  * Looks at an image from all sides. It is read only, need not be sound, and may be encrypted.
@@ -208,14 +210,14 @@ function examineHost(
       onFinding: (finding) => {
         if (findings.length < MAX_FINDING_COUNT) findings.push(finding);
         if (finding.kind === "leak") uses.noteLeak(finding.hostOffset);
-        else if (++corruptions === MAX_CORRUPTION_COUNT) {
+        else if (finding.kind !== "note" && ++corruptions === MAX_CORRUPTION_COUNT) {
           throw new Qcow2Error("corrupt", `There are ${corruptions} errors and more`);
         }
       },
     });
     return { host: uses.build(file.size, true), soundness: { result, findings } };
   } catch (error) {
-    if (!(error instanceof Qcow2Error) || (error.code !== "limit-exceeded" && error.code !== "corrupt")) throw error;
+    if (!(error instanceof Qcow2Error) || !DAMAGE_CODES.has(error.code)) throw error;
     return {
       host: uses.build(file.size, false),
       soundness: { result: undefined, findings, problem: error.message },

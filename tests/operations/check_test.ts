@@ -491,9 +491,12 @@ qemuTest(
         const theirs = qemuCheck(image);
         const about = `Round ${round} with QCOW2_TEST_SEED=${seed}`;
         assertEquals(countsOf(checkImage(image)), { corruptions: theirs.corruptions, leaks: theirs.leaks }, about);
-        checkImage(image, { repair: "leaks" });
+        const mended = attempt(() => checkImage(image, { repair: "leaks" }));
         const rest = qemuCheck(image);
         assertEquals(countsOf(checkImage(image)), { corruptions: rest.corruptions, leaks: rest.leaks }, about);
+        // Where refcounts must be built anew, leaks alone cannot be mended.
+        const { code } = run("qemu-img", ["check", "-f", "qcow2", "-r", "leaks", image]);
+        assertEquals(mended === undefined, code === 1, about);
         assertEquals(countsOf(checkImage(image, { repair: "all" })), { corruptions: 0, leaks: 0 }, about);
         assertQemuClean(image);
       }
@@ -640,12 +643,27 @@ function fuzz(base: MemoryBlockFile, metadata: readonly number[], random: Random
   damaged.forEach((bytes, index) => {
     // Entries that point to tables show how these change. What shows the guest's own bytes must go on doing so.
     if (bytes === undefined || bytes[0] === 0 || !equal(bytes, original[index])) return;
+    if (!equal(bytes, mended[index])) {
+      Deno.writeTextFileSync(
+        "/tmp/me/dbg.txt",
+        Deno.inspect([
+          repaired?.findings.map((f) => f.message),
+          found?.findings.map((f) => f.message),
+          bytes[0],
+          mended[index]?.slice(0, 8),
+        ], { iterableLimit: 1000 }),
+      );
+    }
     assert(equal(bytes, mended[index]), `Cluster ${index} was read before the repair, and reads otherwise after it`);
   });
   if (repaired === undefined) return false;
-  assert(found !== undefined, "An image that can be repaired can be checked");
-  const after = check(file);
+  const isCut = repaired.findings.some(({ message }) => message.startsWith("Discarding"));
+  assert(
+    found !== undefined || isCut,
+    "An image that can be repaired can be checked, unless its snapshots are too long",
+  );
   if (repaired.result.corruptions > 0) return false;
+  const after = check(file);
   const left = after.findings.map(({ message }) => message);
   assertEquals(left, [], `A repair that is done leaves nothing to find: ${Deno.inspect(repaired.findings)}`);
   return true;

@@ -268,7 +268,7 @@ Deno.test("inspectImage() shows an image whose list of snapshots is broken", asy
     const { guest, info, problems } = inspectImage(path);
     assertEquals(guest.totals.data, CLUSTER);
     assertEquals(info.qcow2?.snapshots, []);
-    assertStringIncludes(problems.join(), "extra data");
+    assertStringIncludes(problems.join(), "extra metadata");
   });
 });
 

@@ -1,0 +1,142 @@
+/**
+ * Checks the COPIED flags of the active tables, and mends them.
+ *
+ * @module
+ */
+
+import { Qcow2Error } from "../errors.ts";
+import { hasDataFile, hasExtendedL2 } from "../format/header.ts";
+import { COMPRESSED_FLAG, contiguousEntryCount, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
+import { viewOf } from "../format/uint64.ts";
+import type { Findings, NotedFinding, Report } from "./findings.ts";
+import type { ImageMetadata } from "./image_metadata.ts";
+import type { ReferenceCounts } from "./reference_counts.ts";
+import { SharedTables } from "./shared_tables.ts";
+import { hexEntry } from "./table_walk.ts";
+
+/** How flags are checked. */
+export interface CopiedFlagsCheckOptions {
+  /** What to mend. */
+  readonly repair: "leaks" | "all" | undefined;
+  /** All refcounts, as they were counted, where they are known to be right. */
+  readonly known: ReferenceCounts | undefined;
+}
+
+/** The COPIED flag of an active entry must say whether the refcount is exactly one. */
+export class CopiedFlagsCheck {
+  readonly #metadata: ImageMetadata;
+  readonly #findings: Findings;
+  readonly #repairs: boolean;
+  /** What is known of the refcounts, where entries can be compared in a row. */
+  readonly #known: ReferenceCounts | undefined;
+  readonly #bytes: Uint8Array<ArrayBuffer>;
+
+  /**
+   * @param metadata The image, with refcounts as right as they can be.
+   * @param findings What was found until now, and where to note more.
+   * @param options How to check.
+   */
+  constructor(metadata: ImageMetadata, findings: Findings, { repair, known }: CopiedFlagsCheckOptions) {
+    this.#metadata = metadata;
+    this.#findings = findings;
+    this.#known = hasDataFile(metadata.header) || hasExtendedL2(metadata.header) ? undefined : known;
+    this.#bytes = new Uint8Array(metadata.geometry.clusterSize);
+    const { corruption, leak, error } = findings.left;
+    // After leaks were mended, flags may be wrong that were right before. Where refcounts are all right now, they can be trusted.
+    this.#repairs = repair === "all" || (repair === "leaks" && corruption + leak + error === 0);
+  }
+
+  /** Checks all entries. */
+  run(): void {
+    const { mapping, geometry, file } = this.#metadata;
+    const { l1 } = mapping;
+    const tables = new SharedTables({
+      visit: (offset, times, report) => this.#checkTable(offset, times, report),
+      report: (finding, times) => this.#findings.note(finding, times),
+      clusterSize: geometry.clusterSize,
+      countsAgain: false,
+    });
+    for (let index = 0; index < l1.entryCount; index++) {
+      const upper = l1.upper(index);
+      const lower = l1.lower(index);
+      const offset = entryOffset(upper, lower);
+      if (offset === 0) continue;
+      const cluster = Math.floor(offset / geometry.clusterSize);
+      const refcount = this.#refcountOf(cluster);
+      if (refcount === undefined) continue;
+      if ((refcount === 1) !== ((upper & COPIED_FLAG) !== 0)) {
+        const place = `L2 cluster: l1_index=${index} l1_entry=${hexEntry(upper, lower)}`;
+        this.#findings.note(this.#finding(place, cluster, l1.offset + index * 8));
+        if (this.#repairs) l1.set(index, withCopied(upper, refcount === 1), lower);
+      }
+      // Behind the end of the file there are no entries.
+      if (offset < file.file.size) tables.visit(offset, 1);
+    }
+    // What was mended is right when another entry leads there again.
+    if (!this.#repairs) tables.finish();
+    if (this.#repairs) this.#metadata.flush();
+  }
+
+  #checkTable(tableOffset: number, times: number, report: Report): void {
+    const { geometry, header, file } = this.#metadata;
+    const view = viewOf(this.#bytes);
+    this.#bytes.fill(0, file.file.readAt(tableOffset, this.#bytes));
+    const dataFile = hasDataFile(header);
+    for (let index = 0; index < geometry.l2EntryCount; index++) {
+      const position = index * geometry.l2EntrySize;
+      const upper = view.getUint32(position);
+      const lower = view.getUint32(position + 4);
+      const offset = entryOffset(upper, lower);
+      if (this.#known !== undefined && (upper & (COMPRESSED_FLAG | COPIED_FLAG)) >>> 0 === COPIED_FLAG) {
+        // Most clusters stand in a row and belong to the disk alone.
+        const count = contiguousEntryCount(view, index, geometry.l2EntryCount, geometry.clusterSize);
+        if (offset % geometry.clusterSize === 0 && this.#known.areAllOne(offset / geometry.clusterSize, count)) {
+          index += count - 1;
+          continue;
+        }
+      }
+      if ((upper & COMPRESSED_FLAG) !== 0 || offset === 0) continue;
+      // Clusters of a data file have no refcounts, and belong to this disk alone.
+      const cluster = dataFile ? undefined : Math.floor(offset / geometry.clusterSize);
+      const refcount = cluster === undefined ? 1 : this.#refcountOf(cluster);
+      if (refcount === undefined || (refcount === 1) === ((upper & COPIED_FLAG) !== 0)) continue;
+      report(this.#finding(`data cluster: l2_entry=${hexEntry(upper, lower)}`, cluster, tableOffset + position), times);
+      if (this.#repairs) this.#setEntry(tableOffset, position, withCopied(upper, refcount === 1));
+    }
+  }
+
+  #setEntry(tableOffset: number, position: number, upper: number): void {
+    const { l2Cache, file, geometry } = this.#metadata;
+    const inSlice = position % l2Cache.sliceSize;
+    if (tableOffset % geometry.clusterSize === 0) {
+      const slice = l2Cache.get(tableOffset + position - inSlice);
+      slice.view.setUint32(inSlice, upper);
+      l2Cache.markDirty(slice);
+    } else {
+      // Nothing else ever uses such a table.
+      const half = new Uint8Array(4);
+      viewOf(half).setUint32(0, upper);
+      file.writeAt(tableOffset + position, half);
+    }
+  }
+
+  #finding(place: string, cluster: number | undefined, hostOffset: number): NotedFinding {
+    const what = this.#repairs ? "Repairing" : "ERROR";
+    const refcount = cluster === undefined ? "1" : this.#metadata.refcounts.textOf(cluster);
+    return { message: `${what} OFLAG_COPIED ${place} refcount=${refcount}`, hostOffset, fixed: this.#repairs };
+  }
+
+  /** The refcount, where it can be read. */
+  #refcountOf(cluster: number): number | undefined {
+    try {
+      return this.#metadata.refcounts.get(cluster);
+    } catch (error) {
+      if (error instanceof Qcow2Error && error.code === "corrupt") return undefined;
+      throw error;
+    }
+  }
+}
+
+function withCopied(upper: number, copied: boolean): number {
+  return (copied ? upper | COPIED_FLAG : upper & ~COPIED_FLAG) >>> 0;
+}
