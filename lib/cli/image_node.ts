@@ -20,12 +20,13 @@ import { EXTENSION } from "../format/header_extensions.ts";
 import type { Header } from "../format/header.ts";
 import { bitmapsAreConsistent } from "../metadata/bitmaps.ts";
 import { readHeader } from "../metadata/image_metadata.ts";
+import { readSnapshotTable, SnapshotTableError } from "../metadata/snapshots.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { BlockOptions, isJsonName, optionsOfJsonName } from "./block_options.ts";
 import { type Context, report } from "./console.ts";
 import { CACHE_SIZE } from "./cache_size.ts";
 import { checkDriver, isFileDriver, isImageType, probeFormat } from "./drivers.ts";
-import { causedBy, CliError, explainOpenError } from "./errors.ts";
+import { causedBy, CliError, explainOpenError, snapshotTableHint } from "./errors.ts";
 import { fullBackingName, pathOfImage } from "./image_names.ts";
 import { formatJsonLine, type JsonValue } from "./json.ts";
 import { takeFileOptions, takeNodeOptions, takeQcow2Options, takeRawOptions } from "./node_options.ts";
@@ -184,13 +185,21 @@ export class ImageNode implements Disposable {
     return this.opening(() => {
       // The file is locked already.
       if (this.type === "raw") return RawFile.open(this.file, { write, lock: false });
-      return Qcow2File.open(this.file, {
+      const disk = Qcow2File.open(this.file, {
         write,
         lock: false,
         backing: this.#backingOf(onBacking, chain),
         dataFile: (reference) => this.#openDataFile(reference),
         cacheSize: this.#cacheSize ?? CACHE_SIZE,
       });
+      try {
+        // The engine reads the snapshot table when somebody asks for it; QEMU opens no image with a broken one.
+        readSnapshotTable(this.file, disk.header);
+        return disk;
+      } catch (error) {
+        disk.close();
+        throw error;
+      }
     });
   }
 
@@ -233,7 +242,9 @@ export class ImageNode implements Disposable {
     try {
       return act();
     } catch (error) {
-      throw causedBy(error, explainOpenError(error, this.file.name, this.#rules.write));
+      const message = explainOpenError(error, this.file.name, this.#rules.write);
+      if (!(error instanceof SnapshotTableError)) throw causedBy(error, message);
+      throw new CliError(message, 1, { cause: error, hint: snapshotTableHint(error) });
     }
   }
 

@@ -172,6 +172,20 @@ qemuTest("check mends an image with too many snapshots", async () => {
   await assertSame(["check", "-r", "all", path], { prepare, outcome: () => qemuImg("check", path) });
 });
 
+qemuTest("Whoever opens an image with a snapshot table that is too long learns what takes that away", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  const prepare = () => {
+    qemuImg("create", "-q", "-f", "qcow2", path, "1M");
+    qemuImg("snapshot", "-c", "one", path);
+    // The entry claims more extra data than may be.
+    const table = Number(new DataView(Deno.readFileSync(path).buffer).getBigUint64(64));
+    patch(path, [table + 36, 0, 0, 0x10, 0]);
+  };
+  await assertSame(["snapshot", "-l", path], { prepare });
+  await assertSame(["info", path], { prepare });
+});
+
 qemuTest("check fails with the words of qemu-img", async () => {
   using folder = new Folder();
   const path = folder.path("disk.raw");

@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { checkImage, Qcow2Error, Qcow2File } from "../../mod.ts";
 import { programNamed } from "../cli/_program.ts";
 import { assertQemuClean, KIB, withFolder } from "../images.ts";
@@ -165,15 +165,22 @@ function assertWrittenTheSame(folder: string, { differs }: Fixture): void {
 async function assertRepairedTheSame(folder: string, repair: "leaks" | "all", { differs }: Fixture): Promise<void> {
   const ours = copy(folder, "ours");
   const theirs = copy(folder, "theirs");
-  if (differs?.check === undefined && (repair === "all" || differs?.repairOfLeaks === undefined)) {
+  if (differs?.check === undefined) {
     await assertSameCheck(ours, theirs, ["-r", repair]);
     assertEquals(countsOfQemu(ours), countsOfQemu(theirs), `A check after -r ${repair}`);
   } else {
     checkImage(ours, { repair });
   }
-  // What can be mended is mended at once.
   const first = checkImage(ours);
-  const second = checkImage(ours, { repair });
+  let second;
+  try {
+    second = checkImage(ours, { repair });
+  } catch (error) {
+    // Leaks alone cannot be mended where refcounts have to be built anew.
+    assert(repair === "leaks" && error instanceof Qcow2Error && error.code === "corrupt", String(error));
+    return;
+  }
+  // What can be mended was mended at once.
   assertEquals([second.corruptions, second.leaks], [first.corruptions, first.leaks]);
   assertEquals([second.corruptionsFixed, second.leaksFixed], [0, 0]);
 }
