@@ -499,6 +499,7 @@ export class Mapping {
       throw error;
     }
     this.#pointTo(l1Index, offset, 0);
+    this.#cache.expectZeroes(offset, this.#geometry.clusterSize);
     return offset;
   }
 

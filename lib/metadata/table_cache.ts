@@ -82,6 +82,8 @@ export class TableCache {
   readonly #dirty = new Set<TableSlice>();
   #newest: TableSlice | undefined;
   #oldest: TableSlice | undefined;
+  /** Slices of the table that was made last which nobody has asked for yet. */
+  readonly #blankSlices = new Set<number>();
   /** Buffers of slices that were dropped. */
   readonly #spare: TableSlice[] = [];
   #scratch: Uint8Array<ArrayBuffer> | undefined;
@@ -124,8 +126,11 @@ export class TableCache {
     this.statistics.misses++;
     const slice = this.#takeFree();
     try {
-      const length = this.#file.file.readAt(hostOffset, slice.bytes);
-      if (length < slice.bytes.length) slice.bytes.fill(0, length);
+      if (this.#blankSlices.delete(hostOffset)) slice.bytes.fill(0);
+      else {
+        const length = this.#file.file.readAt(hostOffset, slice.bytes);
+        if (length < slice.bytes.length) slice.bytes.fill(0, length);
+      }
     } catch (error) {
       this.#spare.push(slice);
       throw error;
@@ -135,16 +140,15 @@ export class TableCache {
   }
 
   /**
-   * A slice of zeroes for a table that was just allocated; the file is not read.
+   * Says that a table was just made and is all zeroes in the file, so that its slices need not be read. What is not needed of it
+   * before the next one is made is read nevertheless.
    *
-   * @param hostOffset Host offset in bytes, a multiple of the slice size.
-   * @returns The slice, dirty.
+   * @param hostOffset Host offset of the table in bytes.
+   * @param length Length in bytes.
    */
-  create(hostOffset: number): TableSlice {
-    const slice = this.#slices.get(hostOffset / this.sliceSize) ?? this.#insert(this.#takeFree(), hostOffset);
-    slice.bytes.fill(0);
-    this.markDirty(slice);
-    return slice;
+  expectZeroes(hostOffset: number, length: number): void {
+    this.#blankSlices.clear();
+    for (let offset = hostOffset; offset < hostOffset + length; offset += this.sliceSize) this.#blankSlices.add(offset);
   }
 
   /**
@@ -184,6 +188,7 @@ export class TableCache {
    * @param length Length in bytes.
    */
   drop(hostOffset: number, length: number): void {
+    if (this.#blankSlices.size > 0) this.#blankSlices.clear();
     const first = hostOffset / this.sliceSize;
     for (let index = first; index < first + length / this.sliceSize; index++) {
       const slice = this.#slices.get(index);
@@ -195,6 +200,7 @@ export class TableCache {
 
   /** Forgets all slices without writing them. */
   clear(): void {
+    this.#blankSlices.clear();
     for (const slice of [...this.#slices.values()]) {
       this.#forget(slice);
       this.#spare.push(slice);

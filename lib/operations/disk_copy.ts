@@ -50,7 +50,7 @@ interface Stretch {
   readonly isZero: boolean;
 }
 
-/** Memory for a piece; it is shared with threads. */
+/** Memory for a piece; it is shared where threads have to do with it. */
 interface Buffers {
   /** Its bytes. */
   readonly data: Uint8Array;
@@ -80,7 +80,9 @@ export class DiskCopy {
   readonly #pieces: Piece[] = [];
   /** Buffers that nobody uses. */
   readonly #buffers: Buffers[] = [];
-  /** How many pieces may be under way: more where there is something to compress or decompress. */
+  /** Whether there is something to compress or decompress. */
+  #usesThreads = false;
+  /** How many pieces may be under way. */
   #maxPieces = MIN_PIECES_AHEAD;
 
   /**
@@ -180,12 +182,15 @@ export class DiskCopy {
 
   /** From now on so much is under way that each thread has a job, and another one waits for it. */
   #keepThreadsBusy(): void {
+    if (this.#usesThreads) return;
+    this.#usesThreads = true;
     const jobsOfPiece = Math.max(1, Math.floor(this.#chunkSize / MAX_JOB_LENGTH));
     this.#maxPieces = MIN_PIECES_AHEAD + Math.ceil(this.#options.threads.count / jobsOfPiece);
+    this.#buffers.length = 0;
   }
 
   #isWorthWaiting({ length }: Step): boolean {
-    return length >= MIN_AHEAD_LENGTH || this.#maxPieces > MIN_PIECES_AHEAD;
+    return length >= MIN_AHEAD_LENGTH || this.#usesThreads;
   }
 
   /** Begins to read a piece. It is written when others have been begun after it. */
@@ -199,7 +204,11 @@ export class DiskCopy {
   }
 
   #newBuffers(): Buffers {
-    const newBuffer = (): Uint8Array => new Uint8Array(new SharedArrayBuffer(this.#chunkSize));
+    // Memory that is shared costs the runtime some microseconds more for each call.
+    const newBuffer = (): Uint8Array => {
+      const length = this.#chunkSize;
+      return new Uint8Array(this.#usesThreads ? new SharedArrayBuffer(length) : new ArrayBuffer(length));
+    };
     return { data: newBuffer(), compressed: this.#options.compressedTarget === undefined ? undefined : newBuffer() };
   }
 
@@ -240,7 +249,8 @@ export class DiskCopy {
       const compressed = await first.isReady;
       this.#pieces.shift();
       this.#write(first.offset, first.data.subarray(0, first.length), compressed);
-      this.#buffers.push({ data: first.data, compressed: first.compressed });
+      const isShared = first.data.buffer instanceof SharedArrayBuffer;
+      if (isShared === this.#usesThreads) this.#buffers.push({ data: first.data, compressed: first.compressed });
       if (this.#options.limit !== undefined) await this.#pace(this.#options.limit);
     }
   }

@@ -208,13 +208,38 @@ Deno.test("TableCache does not hand out a slice whose reading failed", () => {
   assertEquals(numberOf(cache.get(5 * SLICE)), 5);
 });
 
-Deno.test("TableCache.create() reads nothing and makes zeroes that are dirty; drop() forgets them unwritten", () => {
+Deno.test("TableCache.expectZeroes() lets each slice of a new table come without a read, once", () => {
+  const { cache, file, inner } = makeCache(4);
+  inner.writeAt(100 * SLICE, new Uint8Array(8 * SLICE));
+  cache.expectZeroes(100 * SLICE, 8 * SLICE);
+  const slice = cache.get(102 * SLICE);
+  assertEquals([...slice.bytes], [...new Uint8Array(SLICE)]);
+  assertEquals([file.calls.length, cache.hasDirty], [0, false]);
+  slice.view.setUint32(0, 7);
+  cache.markDirty(slice);
+  // Others push it out; after that it is what was written.
+  for (const index of [1, 2, 3, 4, 5]) assertEquals(numberOf(cache.get(index * SLICE)), index);
+  assertEquals([file.count("read"), file.count("write")], [5, 1]);
+  assertEquals(numberOf(cache.get(102 * SLICE)), 7);
+  assertEquals(file.count("read"), 6);
+  // What is no table any more, or not the last one made, is read.
+  cache.get(103 * SLICE);
+  assertEquals(file.count("read"), 6);
+  cache.expectZeroes(200 * SLICE, 8 * SLICE);
+  cache.get(104 * SLICE);
+  assertEquals(file.count("read"), 7);
+  cache.drop(200 * SLICE, 8 * SLICE);
+  assertEquals(numberOf(cache.get(201 * SLICE)), 201);
+});
+
+Deno.test("TableCache.drop() forgets slices unwritten", () => {
   const { cache, file } = makeCache(8);
-  cache.get(2 * SLICE);
-  file.calls.length = 0;
-  assertEquals([...cache.create(2 * SLICE).bytes], [...new Uint8Array(SLICE)]);
-  assertEquals(numberOf(cache.create(3 * SLICE)), 0);
-  assertEquals([file.calls.length, cache.hasDirty], [0, true]);
+  for (const index of [2, 3]) {
+    const slice = cache.get(index * SLICE);
+    slice.bytes.fill(0);
+    cache.markDirty(slice);
+  }
+  assertEquals(cache.hasDirty, true);
   cache.drop(2 * SLICE, 2 * SLICE);
   assertEquals(cache.hasDirty, false);
   cache.writeDirty();
