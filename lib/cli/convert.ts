@@ -282,13 +282,17 @@ async function copy(
 ): Promise<void> {
   const { sparseSize } = request;
   const when = { wanted: request.progress, quiet: request.quiet, inBytes: true };
-  const source = request.salvage ? salvaged(context, request, disk) : new ObservedDisk(disk);
+  let onRead = (_length: number): void => {};
+  const observed = new ObservedDisk(
+    request.salvage ? salvaged(context, request, disk) : disk,
+    (length) => onRead(length),
+  );
   // Walked to the end before anything is copied: a map that cannot be read is better known now. A raw image has none.
   const isWalked = !(disk instanceof RawFile) || wantsProgress(context.console, when);
-  const total = isWalked ? bytesToRead(source, sparseSize === 0) : 0;
+  const total = isWalked ? bytesToRead(observed, request) : 0;
   const progress: ProgressDisplay = showProgress(context.console, total, when);
   let done = 0;
-  const observed = new ObservedDisk(source, (length) => progress.update(done += length));
+  onRead = (length) => progress.update(done += length);
   let completed = false;
   try {
     await convertDisk(observed, new ObservedDisk(target), {
@@ -320,10 +324,12 @@ function salvaged(context: Context, { quiet }: ConvertRequest, disk: Disk): Salv
   });
 }
 
-function bytesToRead(source: Disk, zeroesToo: boolean): number {
+/** What is salvaged is told of again when it is copied, as QEMU does, so that its stretches are not remembered. */
+function bytesToRead(source: ObservedDisk, { salvage, sparseSize }: ConvertRequest): number {
+  const options = { hostHoles: true };
   let total = 0;
-  for (const { kind, length } of source.extents(0, source.size, { hostHoles: true })) {
-    if (zeroesToo || kind === "data" || kind === "compressed") total += length;
+  for (const { kind, length } of salvage ? source.extents(0, source.size, options) : source.walk(options)) {
+    if (sparseSize === 0 || kind === "data" || kind === "compressed") total += length;
   }
   return total;
 }

@@ -10,12 +10,17 @@ import { readDiskAhead } from "../image/read_ahead.ts";
 import { type CompressibleDisk, isCompressible } from "../operations/compressible_disk.ts";
 import { CliError, ioError } from "./errors.ts";
 
+/** How many extents are remembered at most: they take some megabytes. */
+const MAX_WALKED_EXTENTS = 50_000;
+
 /** A disk with somebody who watches. */
 export class ObservedDisk implements Disk {
   readonly #disk: Disk;
   readonly #onMoved: (length: number) => void;
   /** Settled when the last read that was begun is over. */
   #lastRead: Promise<void> = Promise.resolve();
+  /** All extents, where they are known. */
+  #walked: readonly Extent[] | undefined;
 
   /**
    * @param disk The disk; it is closed with this one.
@@ -141,6 +146,10 @@ export class ObservedDisk implements Disk {
    * @throws {CliError} Where the disk fails.
    */
   *extents(offset: number, length: number, options?: ExtentOptions): Generator<Extent> {
+    if (this.#walked !== undefined && offset === 0 && length === this.size) {
+      yield* this.#walked;
+      return;
+    }
     const extents = this.#disk.extents(offset, length, options)[Symbol.iterator]();
     for (let position = offset;;) {
       const next = locating("reading block status", position, () => extents.next());
@@ -148,6 +157,23 @@ export class ObservedDisk implements Disk {
       yield next.value;
       position = next.value.offset + next.value.length;
     }
+  }
+
+  /**
+   * Walks over the whole disk, which will not change, and remembers what there is, unless that is too much to remember: whoever asks
+   * for all extents next, with the same options, is told without another walk.
+   *
+   * @param options What to look at.
+   * @returns The extents in order, without gaps.
+   * @throws {CliError} Where the disk fails.
+   */
+  *walk(options: ExtentOptions): Generator<Extent> {
+    const walked: Extent[] = [];
+    for (const extent of this.extents(0, this.size, options)) {
+      if (walked.length <= MAX_WALKED_EXTENTS) walked.push(extent);
+      yield extent;
+    }
+    if (walked.length <= MAX_WALKED_EXTENTS) this.#walked = walked;
   }
 
   /** Makes everything durable. */
