@@ -174,6 +174,11 @@ export interface Disk extends Disposable {
    * @returns The extents; they cover the range exactly.
    */
   extents(offset: number, length: number, options?: ExtentOptions): Iterable<Extent>;
+  /**
+   * Asks the host to begin making durable what was written, so that the next flush takes less time: for who writes much in one go.
+   * Promises nothing. A disk that has no way to do that lacks this call.
+   */
+  startFlush?(): void;
   /** Makes everything that was written before durable: on return it stands on stable storage. */
   flush(): void;
   /** Flushes and gives the host file back. Closing twice is fine. */

@@ -176,6 +176,11 @@ export class ObservedDisk implements Disk {
     if (walked.length <= MAX_WALKED_EXTENTS) this.#walked = walked;
   }
 
+  /** Begins to make everything durable. */
+  startFlush(): void {
+    this.#disk.startFlush?.();
+  }
+
   /** Makes everything durable. */
   flush(): void {
     this.#disk.flush();

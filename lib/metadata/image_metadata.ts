@@ -447,6 +447,11 @@ export class ImageMetadata {
     }
   }
 
+  /** Begins to make durable what the guest has written. */
+  startFlush(): void {
+    this.guestFile.startSync();
+  }
+
   /** Flushes and syncs, unless the durability is `unsafe`: for closing. */
   flushForGood(): void {
     this.flush();

@@ -125,6 +125,11 @@ export class OrderedFile {
     return done;
   }
 
+  /** Begins to make durable what was written, without waiting for it, unless nobody ever will. */
+  startSync(): void {
+    if (this.#unsynced && this.#durability !== "unsafe") this.file.startSync?.();
+  }
+
   /** Makes everything durable that was written; costs nothing where nothing was. */
   sync(): void {
     if (this.#durability === "full") this.syncForGood();

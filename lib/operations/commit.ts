@@ -12,6 +12,7 @@ import { RawFile } from "../image/raw_file.ts";
 import { comesFromAbove, depthOf, isZeroExtent } from "./chain.ts";
 import type { Progress } from "./convert.ts";
 import { diskError, onDisk } from "./disk_error.ts";
+import { EarlyFlush } from "./early_flush.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { CHUNK_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
@@ -127,6 +128,7 @@ class Commit {
   readonly #base: Qcow2File | RawFile;
   /** How far the base is beneath the image. */
   readonly #depth: number;
+  readonly #early = new EarlyFlush();
   /** Buffers that nobody uses. */
   readonly #buffers: Uint8Array[] = [];
   /** The piece that is read while another one is written. */
@@ -207,6 +209,7 @@ class Commit {
     onDisk("base", "write", offset, () => this.#base.writeAt(offset, data));
     this.#buffers.push(new Uint8Array(data.buffer));
     this.#copiedBytes += data.length;
+    this.#early.note(this.#base, data.length);
     yield this.#copiedBytes + this.#zeroedBytes;
   }
 

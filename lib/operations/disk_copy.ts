@@ -11,6 +11,7 @@ import { MAX_JOB_LENGTH } from "../image/cluster_jobs.ts";
 import type { ClusterThreads } from "../image/cluster_threads.ts";
 import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import type { CompressibleDisk } from "./compressible_disk.ts";
+import { EarlyFlush } from "./early_flush.ts";
 import type { RateLimit } from "./rate_limit.ts";
 import { CHUNK_SIZE } from "./sector_comparison.ts";
 import type { TimeSlice } from "./time_slice.ts";
@@ -70,6 +71,7 @@ interface Piece extends Buffers {
 export class DiskCopy {
   #dataBytes = 0;
   #zeroBytes = 0;
+  readonly #early = new EarlyFlush();
   readonly #source: Disk;
   readonly #target: Disk;
   readonly #options: DiskCopyOptions;
@@ -275,6 +277,7 @@ export class DiskCopy {
         compressedTarget.writeCompressedAt(offset + start, bytes, clusters);
       }
       this.#dataBytes += bytes.length;
+      this.#early.note(this.#target, bytes.length);
     }
   }
 

@@ -12,6 +12,7 @@ import { blockStatus, l2SliceSpan } from "./block_status.ts";
 import { comesFromAbove, depthOf, isZeroExtent } from "./chain.ts";
 import type { Progress } from "./convert.ts";
 import { onDisk } from "./disk_error.ts";
+import { EarlyFlush } from "./early_flush.ts";
 import { CHUNK_SIZE, differences } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
@@ -116,6 +117,7 @@ interface Piece {
 class Rebase {
   #copiedBytes = 0;
   #zeroedBytes = 0;
+  readonly #early = new EarlyFlush();
   readonly #image: Qcow2File;
   readonly #old: Disk | undefined;
   readonly #new: Disk | undefined;
@@ -184,6 +186,7 @@ class Rebase {
   #copy(offset: number, bytes: Uint8Array): void {
     this.#image.writeAt(offset, bytes);
     this.#copiedBytes += bytes.length;
+    this.#early.note(this.#image, bytes.length);
   }
 
   /** Zeroes whole units, as far as all of them is behind the old backing file: what surrounds the range is zero there too. */

@@ -61,6 +61,11 @@ export interface BlockFile extends Disposable {
   /** Makes everything that was written durable, with the metadata needed to read it back. */
   sync(): void;
   /**
+   * Asks the host to begin making durable what was written, so that the next sync takes less time. Promises nothing, and does not wait.
+   * A file whose host cannot do that lacks this call.
+   */
+  startSync?(): void;
+  /**
    * Gives the space of a range back to the host; it reads as zeroes afterwards and the length stays.
    *
    * @param offset Where to begin, in bytes.

@@ -45,6 +45,24 @@ linuxTest("FsBlockFile.punchHole() takes any range and never changes the length"
   });
 });
 
+linuxTest("FsBlockFile.startSync() changes nothing that can be seen, and wants an open file", () => {
+  withFile(new Uint8Array(), (path) => {
+    const file = FsBlockFile.open(path, { writable: true });
+    file.writeAt(0, pattern(MIB));
+    file.startSync();
+    file.writeAt(100, pattern(100));
+    file.sync();
+    assertEquals(
+      Deno.readFileSync(path),
+      new Uint8Array([...pattern(100), ...pattern(100), ...pattern(MIB).subarray(200)]),
+    );
+    using reader = FsBlockFile.open(path);
+    reader.startSync();
+    file.close();
+    assertCode("closed", () => file.startSync());
+  });
+});
+
 linuxTest("FsBlockFile.dataExtents() leaves out the holes", () => {
   withFile(new Uint8Array(0), (path) => {
     using file = FsBlockFile.open(path, { writable: true });

@@ -40,6 +40,16 @@ export class Libc {
   }
 
   /**
+   * Whether the library has a symbol.
+   *
+   * @param symbol One of the symbols that were looked up.
+   * @returns Whether it was found.
+   */
+  has(symbol: string): boolean {
+    return (this.#addresses[symbol] ?? null) !== null;
+  }
+
+  /**
    * A symbol as something to call.
    *
    * @param symbol One of the symbols that were looked up.

@@ -10,7 +10,7 @@ import { cString, type HoleSeeks, Libc, openHoleFinder } from "./libc.ts";
 /** The C library as glibc and as musl call it. */
 const LIBRARIES = ["libc.so.6", "libc.so", `libc.musl-${Deno.build.arch}.so.1`];
 
-const SYMBOLS = ["open", "close", "flock", "fcntl", "fallocate", "statx", "__errno_location"];
+const SYMBOLS = ["open", "close", "flock", "fcntl", "fallocate", "statx", "sync_file_range", "__errno_location"];
 
 const O_RDONLY = 0;
 const O_RDWR = 2;
@@ -27,6 +27,8 @@ const LOCK_UN = 8;
 
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
+
+const SYNC_FILE_RANGE_WRITE = 2;
 
 const EINTR = 4;
 const EAGAIN = 11;
@@ -91,12 +93,20 @@ export function linuxHost(): NativeHost | undefined {
       }
       return "done";
     },
+    startSync: startSync(libc),
     flock(descriptor, kind) {
       const operation = kind === "none" ? LOCK_UN : (kind === "exclusive" ? LOCK_EX : LOCK_SH) | LOCK_NB;
       return flock(descriptor, operation) === 0 || errno() !== EAGAIN;
     },
     byteLocks: byteLocks(libc, errno),
   };
+}
+
+/** Not every C library has the call. */
+function startSync(libc: Libc): ((descriptor: number) => void) | undefined {
+  if (!libc.has("sync_file_range")) return undefined;
+  const sync = libc.bind("sync_file_range", { parameters: ["i32", "i64", "i64", "u32"], result: "i32" });
+  return (descriptor) => void sync(descriptor, 0n, 0n, SYNC_FILE_RANGE_WRITE);
 }
 
 /** Locks on single bytes by `struct flock`: type and whence of 16 bits, four bytes unused, start and length of 64 bits, pid. */

@@ -92,6 +92,7 @@ export function macosHost(): NativeHost | undefined {
       }
       return ftruncate(descriptor, BigInt(offset + length)) === 0 ? "done" : "unsupported";
     },
+    startSync: undefined,
     flock(descriptor, kind) {
       const operation = kind === "none" ? LOCK_UN : (kind === "exclusive" ? LOCK_EX : LOCK_SH) | LOCK_NB;
       return flock(descriptor, operation) === 0 || errno() !== EAGAIN;

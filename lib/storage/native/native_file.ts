@@ -71,6 +71,11 @@ export class NativeFile {
     return this.#host.preallocate(this.#descriptor, offset, length, size);
   }
 
+  /** Begins to make durable what was written, where the host can, without waiting for it. */
+  startSync(): void {
+    this.#host.startSync?.(this.#descriptor);
+  }
+
   /**
    * The stretches of a range that hold data, found while they are asked for.
    *

@@ -41,6 +41,8 @@ export interface NativeHost {
   punchHole(descriptor: number, offset: number, length: number): boolean;
   /** Reserves a range of a file that is `size` bytes long. */
   preallocate(descriptor: number, offset: number, length: number, size: number): PreallocateOutcome;
+  /** Begins to write to the device what the host has of a file in memory, and does not wait for that. */
+  readonly startSync: ((descriptor: number) => void) | undefined;
   /** Tries to take the lock of the whole file, or to give it up. Answers false only where somebody else has it. */
   flock(descriptor: number, kind: "none" | "shared" | "exclusive"): boolean;
   /** Locks on single bytes, where QEMU uses them on this system. */
