@@ -192,7 +192,7 @@ export function worksFor(options: WorkOptions): PeerWork[] {
   ];
 }
 
-function conversions({ fixtures, program, empty }: WorkOptions): PeerWork[] {
+function conversions({ fixtures, program }: WorkOptions): PeerWork[] {
   const { random, sparse } = fixtures.scale;
   const full = `${sizeText(random)} of random data`;
   const scattered = `${sizeText(sparse.size)} with ${sizeText(sparse.data)} of scattered data`;
@@ -213,13 +213,13 @@ function conversions({ fixtures, program, empty }: WorkOptions): PeerWork[] {
     work(`convert raw to qcow2, ${scattered}`, "raw", () => fixtures.sparseRaw, () => fixtures.sparseRaw),
     work(`convert qcow2 to raw, ${scattered}`, "qcow2", () => fixtures.sparseQcow2, () => fixtures.sparseRaw),
     {
-      name: "convert an empty 1 TiB (limit: an empty program)",
+      name: "convert an empty 1 TiB (limit: the program's help)",
       what: "process",
       targets: { overLimit: 0.05 },
       contenders: {
         here: () => intoOutput(fixtures, [...program, "convert", "-O", "qcow2", fixtures.empty]),
         peer: () => intoOutput(fixtures, ["qemu-img", "convert", "-O", "qcow2", fixtures.empty]),
-        limit: () => timed(empty),
+        limit: () => timed([...program, "convert", "--help"]),
       },
     },
   ];

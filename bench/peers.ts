@@ -17,8 +17,8 @@ Usage: deno task bench:peers [OPTION…]
                     outweighs the work and nothing is judged
   --runs N          how often each contender is run, in turn (default 7, quick 3)
   --only TEXT       only works whose name has the text in it
-  --program PATH    the executable to measure; without it, deno runs cli.ts
-  --empty PATH      an empty executable made in the same way, to compare start-up with
+  --program COMMAND the program to measure, such as bin/qcow2; without it, deno runs cli.ts
+  --empty COMMAND   an empty program made in the same way, to compare start-up with
   --folder PATH     where the images are made; without it, the folder for temporary files
   --json PATH       write the figures there as well
   --svg PATH        draw the chart there
@@ -59,8 +59,8 @@ async function parse(args: readonly string[]): Promise<Options> {
     scale,
     runs,
     only: values.get("only") ?? "",
-    program: program === undefined ? await denoRun("cli.ts") : [program],
-    empty: empty === undefined ? await denoRun("bench/_empty.ts") : [empty],
+    program: program === undefined ? await denoRun("cli.ts") : program.split(" "),
+    empty: empty === undefined ? await denoRun("bench/_empty.ts") : empty.split(" "),
     folder: values.get("folder"),
     json: values.get("json"),
     svg: values.get("svg"),
@@ -106,15 +106,21 @@ async function main(args: readonly string[]): Promise<number> {
     const fixtures = new Fixtures(folder, options.scale);
     const works = worksFor({ fixtures, ...options }).filter(({ name }) => name.includes(options.only));
     const measurements: Measurement[] = [];
+    let failed = false;
     for (const { name, what, targets, contenders } of works) {
-      const measurement = { name, what, targets, seconds: measure(contenders, options.runs) };
-      measurements.push(measurement);
-      console.error(table([measurement], options.scale.isJudged).split("\n").at(-1));
+      try {
+        const measurement = { name, what, targets, seconds: measure(contenders, options.runs) };
+        measurements.push(measurement);
+        console.error(table([measurement], options.scale.isJudged).split("\n").at(-1));
+      } catch (error) {
+        failed = true;
+        console.error(`${name}: ${error instanceof Error ? error.message : error}`);
+      }
     }
     console.log(table(measurements, options.scale.isJudged));
     if (options.json !== undefined) Deno.writeTextFileSync(options.json, json(measurements, options.runs));
     if (options.svg !== undefined) Deno.writeTextFileSync(options.svg, chart(measurements));
-    return 0;
+    return failed ? 1 : 0;
   } finally {
     Deno.removeSync(folder, { recursive: true });
   }
