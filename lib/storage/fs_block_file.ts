@@ -275,7 +275,10 @@ export class FsBlockFile implements BlockFile {
       this.#position = offset + count;
       return count;
     } catch (error) {
-      throw this.#fault("read", offset, error);
+      const fault = this.#fault("read", offset, error);
+      // A host refuses to go where none of its files can have bytes: nothing stands there.
+      if (Number.isSafeInteger(offset) && !this.#canReach(file, offset)) return 0;
+      throw fault;
     }
   }
 
@@ -316,6 +319,7 @@ export class FsBlockFile implements BlockFile {
     try {
       return await this.#backgroundReader.read(offset, into);
     } catch (error) {
+      if (!this.#canReach(file, offset)) return 0;
       throw fromHostError(error, `Cannot read "${this.name}" at ${hex(offset)}`, offset);
     }
   }
@@ -670,6 +674,18 @@ export class FsBlockFile implements BlockFile {
       done += count;
     }
     this.#position = offset + done;
+  }
+
+  /** Whether there can be bytes at a position. */
+  #canReach(file: Deno.FsFile, offset: number): boolean {
+    if (offset < this.#size) return true;
+    this.#position = UNKNOWN_POSITION;
+    try {
+      seek(file, offset);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   #fault(verb: string, offset: number, error: unknown): Qcow2Error {

@@ -152,6 +152,20 @@ Deno.test("FsBlockFile.writeAt() grows the file and leaves zeroes in between", (
   });
 });
 
+Deno.test("FsBlockFile reads nothing where no file of the host can have bytes", async () => {
+  await withDirectory(async (folder) => {
+    const path = `${folder}/file`;
+    Deno.writeFileSync(path, pattern(1000));
+    using file = FsBlockFile.open(path);
+    const far = Number.MAX_SAFE_INTEGER - (1 << 20);
+    const bytes = new Uint8Array(1 << 18);
+    assertEquals(file.readAt(far, bytes), 0);
+    assertEquals(await file.readAhead(far, bytes), 0);
+    assertEquals(file.readAt(0, bytes), 1000);
+    assertEquals(await file.readAhead(0, bytes), 1000);
+  });
+});
+
 Deno.test("FsBlockFile.writeAt() reaches beyond 4 GiB", () => {
   withFile(new Uint8Array(0), (path) => {
     using file = FsBlockFile.open(path, { writable: true });
