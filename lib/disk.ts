@@ -83,6 +83,22 @@ export interface Decompressor {
   decompress(job: DecompressJob): Promise<void>;
 }
 
+/** A file of the host. What it is, the disks know that stand on it. */
+export interface HostFile {
+  /** Its name, for messages. */
+  readonly name: string;
+}
+
+/** Bytes of a disk as they stand in a file of the host. */
+export interface HostBytes {
+  /** The file. */
+  readonly file: HostFile;
+  /** Where they begin there, in bytes. */
+  readonly offset: number;
+  /** How many there are. */
+  readonly length: number;
+}
+
 /** How {@linkcode Disk.writeZeroesAt} may do its work. */
 export interface WriteZeroesOptions {
   /**
@@ -149,6 +165,25 @@ export interface Disk extends Disposable {
    * @param data What to write.
    */
   writeAt(offset: number, data: Uint8Array): void;
+  /**
+   * Where the host has bytes of the disk as they are, so that they can be copied there with {@linkcode Disk.copyAt}. A disk whose bytes
+   * never stand anywhere as they are lacks this call.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How many are of interest at most, in bytes.
+   * @returns The bytes, at least one, or undefined where the first of them stands nowhere as it is.
+   */
+  hostBytesAt?(offset: number, length: number): HostBytes | undefined;
+  /**
+   * Writes bytes that stand in another file of the host without reading them: the host copies them, or lets both files share their
+   * space. A disk that has no way to do that lacks this call.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param bytes What to write.
+   * @returns How many were written, from the first one on. Where these are not all, the host could not do it, and they are to be read
+   * and written.
+   */
+  copyAt?(offset: number, bytes: HostBytes): number;
   /**
    * Makes a range read as zeroes, without writing them where the image can say so otherwise.
    *

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Decompressor, Disk, Extent, ExtentOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions, HostBytes } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { allRead, readDiskAhead } from "../image/read_ahead.ts";
 
@@ -52,6 +52,20 @@ export class ConcatenatedDisk implements Disk {
     await allRead(parts.map(({ disk, start, from, to }) => {
       return readDiskAhead(disk, from - start, into.subarray(from - offset, to - offset), decompressor);
     }));
+  }
+
+  /**
+   * Where the host has bytes as they are.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param length How many are of interest at most, in bytes.
+   * @returns The bytes, or undefined where the first of them stands nowhere as it is.
+   */
+  hostBytesAt(offset: number, length: number): HostBytes | undefined {
+    for (const { disk, start, from, to } of this.#within(offset, length)) {
+      return disk.hostBytesAt?.(from - start, to - from);
+    }
+    return undefined;
   }
 
   /** Refuses to write. */

@@ -295,10 +295,11 @@ async function copy(
   onRead = (length) => progress.update(done += length);
   let completed = false;
   try {
-    await convertDisk(observed, new ObservedDisk(target), {
+    await convertDisk(observed, new ObservedDisk(target, () => {}, (length) => onRead(length)), {
       targetIsZero,
       skipBacking,
       compress: request.compress,
+      withinHost: request.withinHost,
       ...(request.rateLimit === undefined ? {} : { rateLimit: request.rateLimit }),
       signal: interruption.signal,
       ...(sparseSize === undefined ? {} : { sparseSize }),

@@ -59,6 +59,8 @@ export interface ConvertRequest {
   readonly backingFormat: string | undefined;
   /** Whether clusters are to be compressed. */
   readonly compress: boolean;
+  /** Whether the host copies what it can. */
+  readonly withinHost: boolean;
   /** Whether what cannot be read is taken for zeroes. */
   readonly salvage: boolean;
   /** Whether persistent bitmaps are copied. */
@@ -122,6 +124,7 @@ export function parseConvertArguments(args: readonly string[]): ParsedConvert {
     backingFile: parsed.last("backing-file"),
     backingFormat: parsed.last("backing-format"),
     compress: parsed.has("compress"),
+    withinHost: parsed.has("copy-range"),
     salvage: parsed.has("salvage"),
     bitmaps: parsed.has("bitmaps"),
     skipBrokenBitmaps: parsed.has("skip-broken-bitmaps"),

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Decompressor, Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions, HostBytes, WriteZeroesOptions } from "../disk.ts";
 import type { CompressionType } from "../format/header.ts";
 import { readDiskAhead } from "../image/read_ahead.ts";
 import { type CompressibleDisk, isCompressible } from "../operations/compressible_disk.ts";
@@ -17,6 +17,7 @@ const MAX_WALKED_EXTENTS = 50_000;
 export class ObservedDisk implements Disk {
   readonly #disk: Disk;
   readonly #onMoved: (length: number) => void;
+  readonly #onCopied: (length: number) => void;
   /** Settled when the last read that was begun is over. */
   #lastRead: Promise<void> = Promise.resolve();
   /** All extents, where they are known. */
@@ -25,10 +26,16 @@ export class ObservedDisk implements Disk {
   /**
    * @param disk The disk; it is closed with this one.
    * @param onMoved Called with the length in bytes of whatever was read or written.
+   * @param onCopied Called with the length in bytes of whatever the host has copied to the disk.
    */
-  constructor(disk: Disk, onMoved: (length: number) => void = () => {}) {
+  constructor(
+    disk: Disk,
+    onMoved: (length: number) => void = () => {},
+    onCopied: (length: number) => void = onMoved,
+  ) {
     this.#disk = disk;
     this.#onMoved = onMoved;
+    this.#onCopied = onCopied;
   }
 
   /** The virtual size in bytes. */
@@ -93,6 +100,32 @@ export class ObservedDisk implements Disk {
   writeAt(offset: number, data: Uint8Array): void {
     locating("writing", offset, () => this.#disk.writeAt(offset, data));
     this.#onMoved(data.length);
+  }
+
+  /**
+   * Where the host has bytes of the disk as they are.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param length How many are of interest at most, in bytes.
+   * @returns The bytes, or undefined where the first of them stands nowhere as it is.
+   * @throws {CliError} Where the disk fails.
+   */
+  hostBytesAt(offset: number, length: number): HostBytes | undefined {
+    return locating("reading", offset, () => this.#disk.hostBytesAt?.(offset, length));
+  }
+
+  /**
+   * Lets the host copy bytes.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param bytes What to write.
+   * @returns How many were written, from the first one on.
+   * @throws {CliError} Where the disk fails.
+   */
+  copyAt(offset: number, bytes: HostBytes): number {
+    const count = locating("writing", offset, () => this.#disk.copyAt?.(offset, bytes)) ?? 0;
+    this.#onCopied(count);
+    return count;
   }
 
   /**

@@ -11,6 +11,7 @@ import type {
   Extent,
   ExtentKind,
   ExtentOptions,
+  HostBytes,
   WriteZeroesOptions,
 } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
@@ -154,6 +155,76 @@ export class GuestIo {
         done += this.#writeFresh(offset + done, data.subarray(done, done + run.length));
       }
     }
+  }
+
+  /**
+   * Where the host has bytes of the disk as they are, here or in a backing file.
+   *
+   * @param offset Guest offset in bytes.
+   * @param length How many are of interest at most, in bytes.
+   * @returns The bytes, or undefined where the first of them stands nowhere as it is.
+   */
+  hostBytes(offset: number, length: number): HostBytes | undefined {
+    const run = this.#run;
+    this.#mapping.find(offset, length, run);
+    if (run.kind === ClusterKind.data) {
+      const { file } = this.#metadata.guestFile;
+      const inFile = Math.min(run.length, file.size - run.hostOffset);
+      return inFile > 0 ? { file, offset: run.hostOffset, length: inFile } : undefined;
+    }
+    if (!isUnallocated(run.kind) || this.#backing === undefined) return undefined;
+    const inBacking = Math.min(run.length, this.#backing.size - offset);
+    return inBacking > 0 ? this.#backing.hostBytesAt?.(offset, inBacking) : undefined;
+  }
+
+  /**
+   * Writes bytes that stand in another file of the host without reading them, as far as the host can copy them and they fill whole
+   * clusters.
+   *
+   * @param offset Guest offset in bytes.
+   * @param bytes What to write.
+   * @returns How many were written, from the first one on.
+   */
+  copy(offset: number, { file, offset: from, length }: HostBytes): number {
+    const run = this.#run;
+    let done = 0;
+    for (let copied = 0; done < length; done += copied) {
+      this.#mapping.find(offset + done, length - done, run);
+      const rest = { file, offset: from + done, length: run.length };
+      const isOwn = run.kind === ClusterKind.data && run.copied;
+      copied = isOwn ? this.#copyHost(run.hostOffset, rest) : this.#copyFresh(offset + done, rest);
+      if (copied === 0) break;
+    }
+    return done;
+  }
+
+  #copyHost(hostOffset: number, bytes: HostBytes): number {
+    this.#assertForGuest(hostOffset, bytes.length);
+    return this.#metadata.guestFile.copyAt(hostOffset, bytes);
+  }
+
+  /** Copies into fresh clusters. Clusters that are kept in reserve, or stand in a data file, are left to be written. */
+  #copyFresh(offset: number, bytes: HostBytes): number {
+    const { geometry: { clusterSize }, mapping, allocator, guestFile, hasDataFile } = this.#metadata;
+    const { kind } = this.#run;
+    const isReserved = kind === ClusterKind.zeroAllocated || kind === ClusterKind.reserved;
+    const sliceEnd = alignDown(offset, mapping.sliceSpan) + mapping.sliceSpan;
+    const wanted = alignDown(Math.min(bytes.length, sliceEnd - offset), clusterSize);
+    if (hasDataFile || isReserved || offset % clusterSize !== 0 || wanted === 0) return 0;
+    const slice = mapping.prepareSlice(offset);
+    const fresh = allocator.allocateRun(wanted / clusterSize);
+    let copied = 0;
+    try {
+      const length = fresh.count * clusterSize;
+      copied = alignDown(guestFile.copyAt(fresh.offset, { ...bytes, length }), clusterSize);
+    } finally {
+      const count = copied / clusterSize;
+      const unused = { offset: fresh.offset + copied, count: fresh.count - count };
+      if (unused.count > 0 && guestFile.failure === undefined) allocator.release(unused);
+    }
+    if (copied > 0) mapping.link(slice, offset, copied, fresh.offset);
+    this.#limitPendingFrees();
+    return copied;
   }
 
   /**

@@ -5,7 +5,7 @@
  */
 
 import type { Closer, ReaderSync, SeekerSync, WriterSync } from "@std/io/types";
-import type { Decompressor, Disk, Extent, ExtentOptions, WriteZeroesOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions, HostBytes, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { COMPRESSED_FLAG, COPIED_FLAG, entryOffset } from "../format/table_entries.ts";
 import { type CompressionType, hasDataFile, hasExtendedL2, type Header } from "../format/header.ts";
@@ -410,6 +410,67 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     checkRange(offset, data.length, this.size);
     this.#bitmaps.record(offset, data.length);
     this.#io.write(offset, data);
+  }
+
+  /**
+   * Where the host has bytes of the disk as they are, here or in a backing file.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How many are of interest at most, in bytes.
+   * @returns The bytes, or undefined where the first of them stands nowhere as it is: it reads as zero, or is compressed.
+   * @throws {Qcow2Error} With code `out-of-range`, `corrupt` or `io`.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * disk.writeAt(0, new Uint8Array(65536).fill(7));
+   * assertEquals(disk.hostBytesAt(512, 1 << 18)?.length, 65536 - 512);
+   * assertEquals(disk.hostBytesAt(65536, 1 << 18), undefined);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
+   */
+  hostBytesAt(offset: number, length: number): HostBytes | undefined {
+    this.#assertOpen();
+    checkRange(offset, length, this.size);
+    return length === 0 ? undefined : this.#io.hostBytes(offset, length);
+  }
+
+  /**
+   * Writes bytes that stand in another file of the host without reading them, as far as the host can copy them, or share their space,
+   * and they fill whole clusters.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param bytes What to write.
+   * @returns How many were written, from the first one on; those that are left are to be read and written.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.writeAt} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File, RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const folder = await Deno.makeTempDir();
+   * using source = RawFile.create(`${folder}/source.raw`, { size: 1 << 20 });
+   * source.writeAt(0, new Uint8Array(1 << 20).fill(7));
+   * using target = Qcow2File.create(`${folder}/target.qcow2`, { size: 1 << 20 });
+   * const bytes = source.hostBytesAt(0, 1 << 20);
+   * const copied = bytes === undefined ? 0 : target.copyAt(0, bytes);
+   * const last = new Uint8Array(1);
+   * target.readAt((1 << 20) - 1, last);
+   * assertEquals(last[0], copied === 1 << 20 ? 7 : 0);
+   * Deno.removeSync(folder, { recursive: true });
+   * ```
+   */
+  copyAt(offset: number, bytes: HostBytes): number {
+    this.#assertWritable();
+    checkRange(offset, bytes.length, this.size);
+    this.#bitmaps.record(offset, bytes.length);
+    return this.#io.copy(offset, bytes);
   }
 
   /**

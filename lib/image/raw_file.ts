@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, Extent, WriteZeroesOptions } from "../disk.ts";
+import type { Disk, Extent, HostBytes, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
 import type { BlockFile } from "../storage/block_file.ts";
@@ -249,6 +249,51 @@ export class RawFile implements Disk {
     this.#assertWritable();
     checkRange(offset, data.length, this.size);
     this.#file.writeAt(offset, data);
+  }
+
+  /**
+   * Where the host has bytes of the disk as they are: all that the file has.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param length How many are of interest at most, in bytes.
+   * @returns The bytes, or undefined behind the end of the file.
+   * @throws {Qcow2Error} With code `out-of-range`.
+   */
+  hostBytesAt(offset: number, length: number): HostBytes | undefined {
+    checkRange(offset, length, this.size);
+    const inFile = Math.min(length, this.#file.size - offset);
+    return inFile > 0 ? { file: this.#file, offset, length: inFile } : undefined;
+  }
+
+  /**
+   * Writes bytes that stand in another file of the host without reading them, where the host can copy them.
+   *
+   * @param offset Where to begin on the disk, in bytes.
+   * @param bytes What to write.
+   * @returns How many were written, from the first one on; those that are left are to be read and written.
+   * @throws {Qcow2Error} With code `read-only` or `out-of-range`.
+   *
+   * @example Usage
+   * ```ts
+   * import { RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const folder = await Deno.makeTempDir();
+   * using source = RawFile.create(`${folder}/source.raw`, { size: 1 << 20 });
+   * source.writeAt(0, new Uint8Array(1 << 20).fill(7));
+   * using target = RawFile.create(`${folder}/target.raw`, { size: 1 << 20 });
+   * const bytes = source.hostBytesAt(0, 1 << 20);
+   * const copied = bytes === undefined ? 0 : target.copyAt(0, bytes);
+   * const last = new Uint8Array(1);
+   * target.readAt((1 << 20) - 1, last);
+   * assertEquals(last[0], copied === 1 << 20 ? 7 : 0);
+   * Deno.removeSync(folder, { recursive: true });
+   * ```
+   */
+  copyAt(offset: number, bytes: HostBytes): number {
+    this.#assertWritable();
+    checkRange(offset, bytes.length, this.size);
+    return this.#file.copyFrom?.(bytes.file, bytes.offset, offset, bytes.length) ?? 0;
   }
 
   /**

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Decompressor, Disk, Extent, ExtentOptions } from "../disk.ts";
+import type { Decompressor, Disk, Extent, ExtentOptions, HostBytes } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { l1EntryCountFor } from "../format/geometry.ts";
 import { MAX_L1_TABLE_LENGTH } from "../format/limits.ts";
@@ -85,6 +85,20 @@ export class SnapshotDisk implements Disk {
     this.#assertOpen();
     checkRange(offset, into.length, this.size);
     await this.#io.readAhead(offset, into, decompressor);
+  }
+
+  /**
+   * Where the host has bytes of the snapshot as they are.
+   *
+   * @param offset Where to begin, in bytes.
+   * @param length How many are of interest at most, in bytes.
+   * @returns The bytes, or undefined where the first of them stands nowhere as it is.
+   * @throws {Qcow2Error} As {@linkcode SnapshotDisk.readAt} does.
+   */
+  hostBytesAt(offset: number, length: number): HostBytes | undefined {
+    this.#assertOpen();
+    checkRange(offset, length, this.size);
+    return length === 0 ? undefined : this.#io.hostBytes(offset, length);
   }
 
   /**

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { HostBytes } from "../disk.ts";
 import { fromHostError, Qcow2Error } from "../errors.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 
@@ -59,6 +60,19 @@ export class OrderedFile {
     if (this.#failure !== undefined) throw this.#refusal(this.#failure);
     this.#unsynced = true;
     this.file.writeAt(offset, data);
+  }
+
+  /**
+   * Copies bytes of another file within the host; they are durable after the next {@linkcode OrderedFile.sync}.
+   *
+   * @param offset Host offset in bytes.
+   * @param bytes What to write.
+   * @returns How many bytes were copied, from the first one on: not all where the host could not do it.
+   */
+  copyAt(offset: number, bytes: HostBytes): number {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure);
+    this.#unsynced = true;
+    return this.file.copyFrom?.(bytes.file, bytes.offset, offset, bytes.length) ?? 0;
   }
 
   /**

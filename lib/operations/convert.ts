@@ -48,6 +48,13 @@ export interface ConvertOptions {
    * @default {false}
    */
   readonly compress?: boolean;
+  /**
+   * Whether the host copies what stands in its files as it is, where it can: where files can share their blocks, that takes neither
+   * time nor space. Zeroes in what it copies stay what they are. Has no effect together with `compress`.
+   *
+   * @default {false}
+   */
+  readonly withinHost?: boolean;
   /** How many bytes may be written in a second; as many as possible without it. */
   readonly rateLimit?: number;
   /** Called while it goes on, some tens of times a second at most, and at the end. */
@@ -123,6 +130,7 @@ export async function convert(source: Disk, target: Disk, options: ConvertOption
     targetIsZero: options.targetIsZero ?? false,
     skipBacking: options.skipBacking ?? false,
     compressedTarget: options.compress === true ? compressible(target) : undefined,
+    withinHost: options.withinHost === true && options.compress !== true,
     threads,
     slice: new TimeSlice(signal),
     limit: options.rateLimit === undefined ? undefined : new RateLimit(options.rateLimit),

@@ -29,6 +29,8 @@ export interface DiskCopyOptions {
   readonly skipBacking: boolean;
   /** The target, where it is written compressed. */
   readonly compressedTarget: CompressibleDisk | undefined;
+  /** Whether to let the host copy what it can. */
+  readonly withinHost: boolean;
   /** Who compresses and decompresses. */
   readonly threads: ClusterThreads;
   /** Gives way to the event loop. */
@@ -117,18 +119,11 @@ export class DiskCopy {
    * @param onProgress Called now and then with how far the disk is copied.
    */
   async run(onProgress: (done: number) => void): Promise<void> {
-    const { slice, limit } = this.#options;
+    const { slice } = this.#options;
     try {
       for (const step of this.#steps()) {
         if (step.kind === "hole") this.#leaveHole(step.offset, step.length);
-        else if (step.kind === "copy") {
-          if (this.#isWorthWaiting(step)) await this.#begin(step);
-          else {
-            if (this.#pieces.length > 0) await this.#finish(0);
-            this.#copyNow(step);
-            if (limit !== undefined) await this.#pace(limit);
-          }
-        }
+        else if (step.kind === "copy") await this.#copy(step);
         if (!slice.isOver()) continue;
         onProgress(this.#pieces[0]?.offset ?? step.offset + step.length);
         await slice.next();
@@ -138,6 +133,31 @@ export class DiskCopy {
       // The source is at rest, and no error of it left alone, before anybody goes on.
       await Promise.allSettled(this.#pieces.map(({ isReady }) => isReady));
     }
+  }
+
+  async #copy({ kind, offset, length }: Step): Promise<void> {
+    const { limit, withinHost } = this.#options;
+    const copied = withinHost ? this.#copyWithinHost(offset, length) : 0;
+    const rest: Step = { kind, offset: offset + copied, length: length - copied };
+    if (rest.length > 0 && this.#isWorthWaiting(rest)) return await this.#begin(rest);
+    if (rest.length > 0) {
+      if (this.#pieces.length > 0) await this.#finish(0);
+      this.#copyNow(rest);
+    }
+    if (limit !== undefined) await this.#pace(limit);
+  }
+
+  /** Lets the host copy a stretch, as far as it can, and returns how far that was. */
+  #copyWithinHost(offset: number, length: number): number {
+    for (let done = 0; done < length;) {
+      const bytes = this.#source.hostBytesAt?.(offset + done, length - done);
+      const copied = bytes === undefined ? 0 : this.#target.copyAt?.(offset + done, bytes) ?? 0;
+      this.#dataBytes += copied;
+      this.#early.note(this.#target, copied);
+      done += copied;
+      if (copied === 0 || copied !== bytes?.length) return done;
+    }
+    return length;
   }
 
   /**

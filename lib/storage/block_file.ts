@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { HostFile } from "../disk.ts";
+
 /** A stretch of a file that holds data, as the host knows it. */
 export interface DataExtent {
   /** Where it begins, in bytes. */
@@ -52,6 +54,17 @@ export interface BlockFile extends Disposable {
    * @throws {Qcow2Error} With code `no-space` or `io` where the host fails; a part may have been written.
    */
   writeAt(offset: number, data: Uint8Array): void;
+  /**
+   * Copies bytes of another file within the host, or lets both files share their space. Grows the file where they reach beyond its
+   * end. A file whose host cannot do that lacks this call.
+   *
+   * @param source The other file.
+   * @param sourceOffset Where to begin there, in bytes.
+   * @param offset Where to begin here, in bytes.
+   * @param length How far, in bytes.
+   * @returns How many bytes were copied, from the first one on: not all where the host could not do it.
+   */
+  copyFrom?(source: HostFile, sourceOffset: number, offset: number, length: number): number;
   /**
    * Sets the length. A longer file reads as zeroes in what was added.
    *

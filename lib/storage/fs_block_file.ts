@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { HostFile } from "../disk.ts";
 import { fromHostError, hex, Qcow2Error } from "../errors.ts";
 import { checkBytes, closedError, readOnlyError } from "./_checks.ts";
 import { tryLockFile, unlockFile } from "./_host_lock.ts";
@@ -358,6 +359,44 @@ export class FsBlockFile implements BlockFile {
     } catch (error) {
       throw this.#fault("write", offset, error);
     }
+  }
+
+  /**
+   * Copies bytes of another file within the host, or lets both files share their space, where the host can: on Linux, with
+   * `--allow-ffi`, between files. Grows the file where they reach beyond its end.
+   *
+   * @param source The other file; one that is no {@linkcode FsBlockFile} cannot be copied from.
+   * @param sourceOffset Where to begin there, in bytes.
+   * @param offset Where to begin here, in bytes.
+   * @param length How far, in bytes.
+   * @returns How many bytes were copied, from the first one on: not all where the host could not do it, or where the other file ends.
+   * @throws {Qcow2Error} With code `closed` after `close()`, `read-only` on a file for reading, `invalid-argument` where the range
+   * cannot be one.
+   *
+   * @example Usage
+   * ```ts
+   * import { FsBlockFile } from "@disk/qcow2/storage";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const folder = Deno.makeTempDirSync();
+   * using source = FsBlockFile.create(`${folder}/source`);
+   * source.writeAt(0, new Uint8Array(65536).fill(7));
+   * using file = FsBlockFile.create(`${folder}/target`);
+   * const count = file.copyFrom(source, 0, 4096, 65536);
+   * assertEquals(file.size, count === 0 ? 0 : 4096 + count);
+   * Deno.removeSync(folder, { recursive: true });
+   * ```
+   */
+  copyFrom(source: HostFile, sourceOffset: number, offset: number, length: number): number {
+    this.#writableFile();
+    checkBytes("Source offset", sourceOffset);
+    checkBytes("Offset", offset);
+    checkBytes("Length", length);
+    if (!(source instanceof FsBlockFile)) return 0;
+    const from = source.#nativeFile();
+    const count = from === undefined ? 0 : this.#nativeFile()?.copyFrom(from, sourceOffset, offset, length) ?? 0;
+    if (count > 0) this.#size = Math.max(this.#size, offset + count);
+    return count;
   }
 
   /**

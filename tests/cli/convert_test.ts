@@ -97,6 +97,24 @@ qemuTest("convert -n writes into a target in place and makes zeroes of holes", a
   }
 });
 
+qemuTest("convert -C comes to what qemu-img -C comes to", async () => {
+  using folder = new Folder();
+  const [base, overlay, target] = [folder.path("base.raw"), folder.path("overlay.qcow2"), folder.path("target")];
+  makeRaw(base, 10 << 20);
+  qemuImg("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay, "12M");
+  qemuIo(overlay, "write -P 3 1M 700k", "write -z 4M 1M", "write -P 4 11M 64k", "write -P 0 7M 128k");
+  for (const source of [base, overlay]) {
+    for (const format of ["raw", "qcow2"]) {
+      await assertSame(["convert", "-C", "-O", format, source, target], {
+        outcome: () => {
+          qemuImg("convert", "-f", format, "-O", "raw", target, folder.path("content"));
+          return Deno.readFileSync(folder.path("content"));
+        },
+      });
+    }
+  }
+});
+
 qemuTest("convert -S 0 leaves no holes", async () => {
   using folder = new Folder();
   const source = folder.path("source.raw");

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { FsBlockFile } from "../../lib/storage/mod.ts";
+import { FsBlockFile, MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { run } from "../qemu.ts";
 import { assertCode, pattern, withFile } from "./_files.ts";
 
@@ -42,6 +42,32 @@ linuxTest("FsBlockFile.punchHole() takes any range and never changes the length"
     const expected = pattern(100_000);
     expected.fill(0, 4097, 14_097).fill(0, 99_999);
     assertEquals(Deno.readFileSync(path), expected);
+  });
+});
+
+linuxTest("FsBlockFile.copyFrom() copies what another file holds, as far as that goes", () => {
+  withFile(pattern(MIB + 100), (sourcePath) => {
+    withFile(pattern(5000).reverse(), (path) => {
+      using source = FsBlockFile.open(sourcePath);
+      using file = FsBlockFile.open(path, { writable: true });
+      assertEquals(file.copyFrom(source, 4096, 8192, 65536), 65536);
+      assertEquals(file.copyFrom(source, 7, 1001, 13), 13);
+      assertEquals(file.copyFrom(source, MIB, 100_000, 65536), 100);
+      assertEquals(file.copyFrom(source, 2 * MIB, 0, 10), 0);
+      assertEquals(file.copyFrom(new MemoryBlockFile(), 0, 0, 10), 0);
+      assertEquals(file.size, 100_100);
+      file.writeAt(3, new Uint8Array([9]));
+      const expected = new Uint8Array(100_100);
+      expected.set(pattern(5000).reverse());
+      expected.set(pattern(MIB + 100).subarray(4096, 4096 + 65536), 8192);
+      expected.set(pattern(MIB + 100).subarray(7, 20), 1001);
+      expected.set(pattern(MIB + 100).subarray(MIB), 100_000);
+      expected[3] = 9;
+      assertEquals(Deno.readFileSync(path), expected);
+      assertCode("read-only", () => source.copyFrom(file, 0, 0, 1));
+      file.close();
+      assertCode("closed", () => file.copyFrom(source, 0, 0, 1));
+    });
   });
 });
 

@@ -10,7 +10,17 @@ import { cString, type HoleSeeks, Libc, openHoleFinder } from "./libc.ts";
 /** The C library as glibc and as musl call it. */
 const LIBRARIES = ["libc.so.6", "libc.so", `libc.musl-${Deno.build.arch}.so.1`];
 
-const SYMBOLS = ["open", "close", "flock", "fcntl", "fallocate", "statx", "sync_file_range", "__errno_location"];
+const SYMBOLS = [
+  "open",
+  "close",
+  "flock",
+  "fcntl",
+  "fallocate",
+  "statx",
+  "sync_file_range",
+  "copy_file_range",
+  "__errno_location",
+];
 
 const O_RDONLY = 0;
 const O_RDWR = 2;
@@ -93,12 +103,29 @@ export function linuxHost(): NativeHost | undefined {
       }
       return "done";
     },
+    copyRange: copyRange(libc),
     startSync: startSync(libc),
     flock(descriptor, kind) {
       const operation = kind === "none" ? LOCK_UN : (kind === "exclusive" ? LOCK_EX : LOCK_SH) | LOCK_NB;
       return flock(descriptor, operation) === 0 || errno() !== EAGAIN;
     },
     byteLocks: byteLocks(libc, errno),
+  };
+}
+
+/** Not every C library has the call. */
+function copyRange(libc: Libc): NativeHost["copyRange"] {
+  if (!libc.has("copy_file_range")) return undefined;
+  const copy = libc.bind("copy_file_range", {
+    parameters: ["i32", "buffer", "i32", "buffer", "usize", "u32"],
+    result: "isize",
+  });
+  const from = new BigInt64Array(1);
+  const to = new BigInt64Array(1);
+  return (source, sourceOffset, target, offset, length) => {
+    from[0] = BigInt(sourceOffset);
+    to[0] = BigInt(offset);
+    return Number(copy(source, from, target, to, BigInt(length), 0));
   };
 }
 

@@ -92,6 +92,7 @@ export function macosHost(): NativeHost | undefined {
       }
       return ftruncate(descriptor, BigInt(offset + length)) === 0 ? "done" : "unsupported";
     },
+    copyRange: undefined,
     startSync: undefined,
     flock(descriptor, kind) {
       const operation = kind === "none" ? LOCK_UN : (kind === "exclusive" ? LOCK_EX : LOCK_SH) | LOCK_NB;

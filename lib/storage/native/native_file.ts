@@ -71,6 +71,26 @@ export class NativeFile {
     return this.#host.preallocate(this.#descriptor, offset, length, size);
   }
 
+  /**
+   * Copies bytes of another file within the host.
+   *
+   * @param source The other file.
+   * @param sourceOffset Where to begin there, in bytes.
+   * @param offset Where to begin here, in bytes.
+   * @param length How far, in bytes.
+   * @returns How many bytes were copied, from the first one on.
+   */
+  copyFrom(source: NativeFile, sourceOffset: number, offset: number, length: number): number {
+    const { copyRange } = this.#host;
+    let done = 0;
+    while (copyRange !== undefined && done < length) {
+      const count = copyRange(source.#descriptor, sourceOffset + done, this.#descriptor, offset + done, length - done);
+      if (count <= 0) break;
+      done += count;
+    }
+    return done;
+  }
+
   /** Begins to make durable what was written, where the host can, without waiting for it. */
   startSync(): void {
     this.#host.startSync?.(this.#descriptor);

@@ -41,6 +41,10 @@ export interface NativeHost {
   punchHole(descriptor: number, offset: number, length: number): boolean;
   /** Reserves a range of a file that is `size` bytes long. */
   preallocate(descriptor: number, offset: number, length: number, size: number): PreallocateOutcome;
+  /** Copies bytes from one descriptor to another. Answers with how many it did in one go; not above 0 where that fails. */
+  readonly copyRange:
+    | ((source: number, sourceOffset: number, target: number, offset: number, length: number) => number)
+    | undefined;
   /** Begins to write to the device what the host has of a file in memory, and does not wait for that. */
   readonly startSync: ((descriptor: number) => void) | undefined;
   /** Tries to take the lock of the whole file, or to give it up. Answers false only where somebody else has it. */
