@@ -198,7 +198,7 @@ function checkBitmaps({ bitmaps, skipBrokenBitmaps }: ConvertRequest, { images }
   if (!bitmaps) return;
   if (others.length > 0) throw new CliError("Copying bitmaps only possible with single source");
   if (!(image instanceof Qcow2File)) throw new CliError("Source lacks bitmap support");
-  const broken = image.bitmaps.find(({ inconsistent }) => inconsistent);
+  const broken = image.bitmaps.findLast(({ inconsistent }) => inconsistent);
   if (broken === undefined || skipBrokenBitmaps) return;
   throw new CliError(`Cannot copy inconsistent bitmap '${broken.name}'`, 1, {
     hint: "Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it\n",
@@ -215,15 +215,13 @@ function checkBitmapTarget({ bitmaps }: ConvertRequest, target: Disk): void {
 function copyBitmaps(context: Context, { bitmaps }: ConvertRequest, { images: [image] }: Sources, target: Disk): void {
   if (!bitmaps || !(image instanceof Qcow2File) || !(target instanceof Qcow2File)) return;
   const known = new Set(target.bitmaps.map(({ name }) => name));
-  const clash = image.bitmaps.findLast(({ name, inconsistent }) => !inconsistent && known.has(name));
-  if (clash !== undefined) {
-    throw new CliError(`Failed to create bitmap ${clash.name}: Bitmap already exists: ${clash.name}`);
+  // QEMU begins with the last one, and comes to the same order.
+  for (const { name, inconsistent } of image.bitmaps.toReversed()) {
+    if (inconsistent) report(context, `warning: Skipping inconsistent bitmap '${name}'`);
+    else if (known.has(name)) throw new CliError(`Failed to create bitmap ${name}: Bitmap already exists: ${name}`);
   }
   for (const { name, granularity, auto, inconsistent } of image.bitmaps) {
-    if (inconsistent) {
-      report(context, `warning: Skipping inconsistent bitmap '${name}'`);
-      continue;
-    }
+    if (inconsistent) continue;
     withPrefix(`Failed to create bitmap ${name}: `, () => {
       explaining(() => target.addBitmap(name, { granularity, disabled: !auto }));
     });
