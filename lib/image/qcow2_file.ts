@@ -24,6 +24,7 @@ import { allowedBacking, backingReference, withBackingFile } from "./backing.ts"
 import { checkRange, seekTo } from "./cursor.ts";
 import { createDataFile, type NewDataFile, openDataFile } from "./data_file.ts";
 import { GuestIo } from "./guest_io.ts";
+import { GuestZeroes } from "./guest_zeroes.ts";
 import { HostData } from "./host_data.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
 import { realPath } from "./local_name.ts";
@@ -84,6 +85,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   readonly #options: Omit<OpenOptions, "dataFile">;
   #metadata: ImageMetadata;
   #io: GuestIo;
+  #zeroes: GuestZeroes;
   #bitmaps: Bitmaps;
   #hostData: HostData;
   readonly #backing: Disk | undefined;
@@ -105,6 +107,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#backing = backing;
     this.#dataFile = dataFile;
     this.#io = new GuestIo(this.#metadata, backing);
+    this.#zeroes = new GuestZeroes(this.#metadata, this.#io, backing);
     this.#bitmaps = new Bitmaps(this.#metadata);
     this.#hostData = new HostData(this.#metadata);
     if (this.#write) this.#prepareForWriting();
@@ -542,7 +545,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#assertWritable();
     checkRange(offset, length, this.size);
     this.#bitmaps.record(offset, length);
-    this.#io.writeZeroes(offset, length, options);
+    this.#zeroes.write(offset, length, options);
   }
 
   /**
@@ -571,7 +574,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#assertWritable();
     checkRange(offset, length, this.size);
     this.#bitmaps.record(offset, length);
-    this.#io.discard(offset, length);
+    this.#zeroes.discard(offset, length);
   }
 
   /**
@@ -614,7 +617,11 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    */
   resize(size: number, options: ResizeOptions = {}): void {
     this.#assertWritable();
-    resizeImage({ metadata: this.#metadata, io: this.#io, bitmaps: this.#bitmaps }, size, options);
+    resizeImage(
+      { metadata: this.#metadata, io: this.#io, zeroes: this.#zeroes, bitmaps: this.#bitmaps },
+      size,
+      options,
+    );
   }
 
   /**
@@ -646,6 +653,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#bitmaps.save();
     const metadata = (): ImageMetadata => this.#metadata;
     const io = (): GuestIo => this.#io;
+    const zeroes = (): GuestZeroes => this.#zeroes;
     const bitmaps = (): Bitmaps => this.#bitmaps;
     amendImage({
       get metadata() {
@@ -653,6 +661,9 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       },
       get io() {
         return io();
+      },
+      get zeroes() {
+        return zeroes();
       },
       path: this.#file.name,
       get bitmaps() {
@@ -738,6 +749,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       this.#metadata.flushForGood();
       this.#metadata = openMetadata(this.#file, this.#options, this.#dataFile);
       this.#io = new GuestIo(this.#metadata, this.#backing);
+      this.#zeroes = new GuestZeroes(this.#metadata, this.#io, this.#backing);
       this.#bitmaps = new Bitmaps(this.#metadata);
       this.#hostData = new HostData(this.#metadata);
       // They would read through what is no longer there.

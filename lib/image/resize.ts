@@ -11,6 +11,7 @@ import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
 import type { OrderedFile } from "../metadata/ordered_file.ts";
 import type { Bitmaps } from "./bitmaps.ts";
 import type { GuestIo } from "./guest_io.ts";
+import type { GuestZeroes } from "./guest_zeroes.ts";
 import { checkedPreallocation, preallocateGuestRange, type Preallocation, reserveHostRange } from "./preallocation.ts";
 
 /** How a disk is resized. */
@@ -71,6 +72,8 @@ export interface ResizeTarget {
   readonly metadata: ImageMetadata;
   /** Its guest's bytes. */
   readonly io: GuestIo;
+  /** Makes them zeroes. */
+  readonly zeroes: GuestZeroes;
   /** Its bitmaps. */
   readonly bitmaps: Bitmaps;
 }
@@ -100,11 +103,11 @@ export function resizeImage(target: ResizeTarget, wanted: number, options: Resiz
 }
 
 /** The header tells the new size last, when everything behind the old end reads as zeroes for good. */
-function grow({ metadata, io, bitmaps }: ResizeTarget, size: number, mode: Preallocation): void {
+function grow({ metadata, io, zeroes, bitmaps }: ResizeTarget, size: number, mode: Preallocation): void {
   const oldSize = metadata.diskSize;
   metadata.growL1(l1EntryCountFor(metadata.geometry, size));
   if (metadata.hasDataFile) growDataFile(metadata.guestFile, oldSize, size, mode);
-  io.clearBehindEnd(oldSize, size);
+  zeroes.clearBehindEnd(oldSize, size);
   // A raw data file holds the whole disk, so everything in it is mapped.
   const allocated = metadata.hasRawDataFile && mode === "off" ? "metadata" : mode;
   if (allocated !== "off") {

@@ -13,7 +13,7 @@ import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { PointerTable } from "../metadata/pointer_table.ts";
 import { readL1 } from "../metadata/snapshot_changes.ts";
 import { checkRange } from "./cursor.ts";
-import { GuestIo } from "./guest_io.ts";
+import { GuestReader } from "./guest_reader.ts";
 
 /** What {@linkcode SnapshotDisk} needs of the image around it. */
 export interface SnapshotDiskOptions {
@@ -31,7 +31,7 @@ export class SnapshotDisk implements Disk {
   readonly allocationSize: number;
   /** The snapshot. */
   readonly snapshot: Snapshot;
-  readonly #io: GuestIo;
+  readonly #reader: GuestReader;
   readonly #assertImageOpen: () => void;
   #closed = false;
 
@@ -57,7 +57,7 @@ export class SnapshotDisk implements Disk {
     // What a short table does not map was never written.
     const l1 = new PointerTable(snapshot.l1TableOffset, new Uint8Array(entryCount * 8));
     l1.bytes.set(readL1(metadata, snapshot).bytes);
-    this.#io = new GuestIo(metadata, options.backing, metadata.mappingOf(l1));
+    this.#reader = new GuestReader(metadata, options.backing, metadata.mappingOf(l1));
   }
 
   /**
@@ -70,7 +70,7 @@ export class SnapshotDisk implements Disk {
   readAt(offset: number, into: Uint8Array): void {
     this.#assertOpen();
     checkRange(offset, into.length, this.size);
-    this.#io.read(offset, into);
+    this.#reader.read(offset, into);
   }
 
   /**
@@ -84,7 +84,7 @@ export class SnapshotDisk implements Disk {
   async readAhead(offset: number, into: Uint8Array, decompressor?: Decompressor): Promise<void> {
     this.#assertOpen();
     checkRange(offset, into.length, this.size);
-    await this.#io.readAhead(offset, into, decompressor);
+    await this.#reader.readAhead(offset, into, decompressor);
   }
 
   /**
@@ -98,7 +98,7 @@ export class SnapshotDisk implements Disk {
   hostBytesAt(offset: number, length: number): HostBytes | undefined {
     this.#assertOpen();
     checkRange(offset, length, this.size);
-    return length === 0 ? undefined : this.#io.hostBytes(offset, length);
+    return length === 0 ? undefined : this.#reader.hostBytes(offset, length);
   }
 
   /**
@@ -117,7 +117,7 @@ export class SnapshotDisk implements Disk {
   ): Iterable<Extent> {
     this.#assertOpen();
     checkRange(offset, length, this.size);
-    return this.#io.extents(offset, length, options);
+    return this.#reader.extents(offset, length, options);
   }
 
   /**

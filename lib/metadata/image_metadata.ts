@@ -69,6 +69,8 @@ const MIN_REFCOUNT_CACHE_SIZE = 64 * 1024;
 const FIRST_READ_LENGTH = 65536;
 /** QEMU counts virtual sizes in these. */
 const SECTOR_SIZE = 512;
+/** How many clusters may wait to be freed before a flush frees them, so that memory stays bounded. */
+const MAX_PENDING_FREES = 4096;
 
 /**
  * Reads and checks the header of an image.
@@ -445,6 +447,11 @@ export class ImageMetadata {
     } catch (error) {
       throw this.#noteCorruption(error);
     }
+  }
+
+  /** Flushes where so many clusters wait to be freed that they would take up memory. */
+  limitPendingFrees(): void {
+    if (this.allocator.pendingFreeCount >= MAX_PENDING_FREES) this.flush();
   }
 
   /** Begins to make durable what the guest has written. */

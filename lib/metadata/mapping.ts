@@ -5,7 +5,7 @@
  */
 
 import { hex, type Qcow2Error } from "../errors.ts";
-import type { Geometry } from "../format/geometry.ts";
+import { alignDown, type Geometry } from "../format/geometry.ts";
 import {
   COMPRESSED_FLAG,
   COPIED_FLAG,
@@ -39,6 +39,26 @@ export const ClusterKind = {
 } as const;
 /** One of the values of {@linkcode ClusterKind}. */
 export type ClusterKind = (typeof ClusterKind)[keyof typeof ClusterKind];
+
+/**
+ * Whether reads of a cluster go to the backing disk.
+ *
+ * @param kind What its entry says.
+ * @returns Whether they do, if there is one.
+ */
+export function isUnallocated(kind: ClusterKind): boolean {
+  return kind === ClusterKind.unallocated || kind === ClusterKind.reserved;
+}
+
+/**
+ * Whether there are host clusters, so that parts of them beside a run may hold data.
+ *
+ * @param kind What the entry says.
+ * @returns Whether there are.
+ */
+export function hasHostCluster(kind: ClusterKind): boolean {
+  return kind >= ClusterKind.zeroAllocated;
+}
 
 /** A stretch of the disk that one kind of entry maps, contiguous on the host. Reused from call to call. */
 export class MappedRun {
@@ -148,6 +168,22 @@ export class Mapping {
   /** Bytes of the disk that one slice of an L2 table maps: what {@linkcode Mapping.prepareSlice} makes ready. */
   get sliceSpan(): number {
     return this.#sliceSpan;
+  }
+
+  /**
+   * Cuts a range at the borders of slices: the entries of one can be changed together.
+   *
+   * @param offset Guest offset in bytes.
+   * @param length Length in bytes.
+   * @param visit Called with the offset and length of each part, in order.
+   */
+  eachSlice(offset: number, length: number, visit: (offset: number, length: number) => void): void {
+    const end = offset + length;
+    for (let position = offset; position < end;) {
+      const sliceEnd = Math.min(end, alignDown(position, this.#sliceSpan) + this.#sliceSpan);
+      visit(position, sliceEnd - position);
+      position = sliceEnd;
+    }
   }
 
   /**

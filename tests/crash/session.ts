@@ -7,6 +7,7 @@
 import { Buffer } from "node:buffer";
 import { type BlockFile, type Disk, Qcow2Error, type Qcow2ErrorCode, Qcow2File } from "../../mod.ts";
 import { GuestIo } from "../../lib/image/guest_io.ts";
+import { GuestZeroes } from "../../lib/image/guest_zeroes.ts";
 import type { BreakableRule } from "../../lib/metadata/flush_order.ts";
 import { ImageMetadata } from "../../lib/metadata/image_metadata.ts";
 import type { Random } from "../random.ts";
@@ -75,6 +76,7 @@ export interface SessionReport {
 class OpenSubject implements Subject {
   readonly #metadata: ImageMetadata;
   readonly #io: GuestIo;
+  readonly #zeroes: GuestZeroes;
 
   constructor(file: BlockFile, { cacheSize, backing, brokenRules, onMetadata }: SubjectOptions) {
     this.#metadata = ImageMetadata.open(file, {
@@ -84,7 +86,9 @@ class OpenSubject implements Subject {
       brokenRules: brokenRules ?? new Set(),
     });
     this.#metadata.prepareForWriting();
-    this.#io = new GuestIo(this.#metadata, backing?.());
+    const disk = backing?.();
+    this.#io = new GuestIo(this.#metadata, disk);
+    this.#zeroes = new GuestZeroes(this.#metadata, this.#io, disk);
     onMetadata?.(this.#metadata);
   }
 
@@ -101,11 +105,11 @@ class OpenSubject implements Subject {
   }
 
   writeZeroesAt(offset: number, length: number, options: { readonly unmap: boolean }): void {
-    this.#io.writeZeroes(offset, length, options);
+    this.#zeroes.write(offset, length, options);
   }
 
   discardAt(offset: number, length: number): void {
-    this.#io.discard(offset, length);
+    this.#zeroes.discard(offset, length);
   }
 
   flush(): void {
