@@ -4,17 +4,7 @@
  * @module
  */
 
-import type { Contender } from "./_peer_works.ts";
-
-/** What a work is to cost at most, as multiples of what the others need. */
-export interface Targets {
-  /** Of the time of `qemu-img`. */
-  readonly peer?: number;
-  /** Of the time of the plain limit. */
-  readonly limit?: number;
-  /** More than the plain limit, in seconds. */
-  readonly overLimit?: number;
-}
+import type { Contender, Targets } from "./_peer_works.ts";
 
 /** One work, with the times that it took. */
 export interface Measurement {

@@ -6,7 +6,6 @@
 
 import { Qcow2File } from "../mod.ts";
 import { dataOf, GIB, MetadataOnlyFile, MIB } from "./_fixtures.ts";
-import type { Targets } from "./_peer_report.ts";
 
 /** Who does a work: this project, `qemu-img`, and whatever does the least that has to be done. */
 export type Contender = "here" | "peer" | "limit";
@@ -66,6 +65,16 @@ const ALLOCATION_SIZE = 8 * GIB;
 const REQUEST_DISK = GIB;
 /** As many L2 tables of 64 KiB, of which as many are in memory. */
 const THRASH = { tables: 2000, rounds: 5, cached: 100, span: 512 * MIB };
+
+/** What a work is to cost at most, as multiples of what the others need. */
+export interface Targets {
+  /** Of the time of `qemu-img`. */
+  readonly peer?: number;
+  /** Of the time of the plain limit. */
+  readonly limit?: number;
+  /** More than the plain limit, in seconds. */
+  readonly overLimit?: number;
+}
 
 /** A work, and how each contender does it: what it calls returns seconds. */
 export interface PeerWork {
