@@ -643,17 +643,6 @@ function fuzz(base: MemoryBlockFile, metadata: readonly number[], random: Random
   damaged.forEach((bytes, index) => {
     // Entries that point to tables show how these change. What shows the guest's own bytes must go on doing so.
     if (bytes === undefined || bytes[0] === 0 || !equal(bytes, original[index])) return;
-    if (!equal(bytes, mended[index])) {
-      Deno.writeTextFileSync(
-        "/tmp/me/dbg.txt",
-        Deno.inspect([
-          repaired?.findings.map((f) => f.message),
-          found?.findings.map((f) => f.message),
-          bytes[0],
-          mended[index]?.slice(0, 8),
-        ], { iterableLimit: 1000 }),
-      );
-    }
     assert(equal(bytes, mended[index]), `Cluster ${index} was read before the repair, and reads otherwise after it`);
   });
   if (repaired === undefined) return false;
