@@ -2,8 +2,8 @@
  * The qcow2 disk image engine for Deno.
  *
  * {@linkcode Qcow2File} opens and creates images, {@linkcode RawFile} raw ones; both are a {@linkcode Disk}, which
- * {@linkcode convert} copies from one to the other. {@linkcode checkImage} looks for damage and repairs it. Everything throws
- * {@linkcode Qcow2Error}.
+ * {@linkcode convert} copies from one to the other. {@linkcode check} looks for damage and {@linkcode repair} mends it. Everything
+ * throws {@linkcode Qcow2Error}.
  *
  * @example Usage
  * ```ts

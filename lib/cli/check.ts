@@ -5,7 +5,14 @@
  */
 
 import { SnapshotTableError } from "../metadata/snapshots.ts";
-import { type CheckFinding, checkImage, type CheckResult, type RepairKind } from "../operations/check.ts";
+import {
+  check as checkFile,
+  type CheckFinding,
+  type CheckResult,
+  repair as repairFile,
+  type RepairKind,
+  type RepairOptions,
+} from "../operations/check.ts";
 import { parseArguments } from "./arguments.ts";
 import { checkCacheMode } from "./common_options.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
@@ -14,8 +21,10 @@ import { CliError, failureOf, ioError, snapshotTableHint, UsageError } from "./e
 import { commandHelp } from "./help.ts";
 import { findImage, imageRequest, openingImage } from "./image_files.ts";
 import type { ImageNode } from "./image_node.ts";
+import { Interruption } from "./interruption.ts";
 import { formatJson, type JsonValue } from "./json.ts";
 import { outputFormatOf } from "./output_format.ts";
+import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
 import { toFixedHalfEven } from "./sizes.ts";
 
@@ -29,10 +38,11 @@ const LEAKS_FOUND = 3;
  *
  * @param context Where to print.
  * @param args What follows `check`.
- * @returns The exit status: 0 where all is well, 2 where there are corruptions, 3 where there are leaks only.
+ * @returns The exit status: 0 where all is well, 2 where there are corruptions, 3 where there are leaks only, 130 or 143 where a
+ * signal has ended it.
  * @throws {CliError} Where it fails.
  */
-export function check(context: Context, args: readonly string[]): number {
+export async function check(context: Context, args: readonly string[]): Promise<number> {
   const parsed = parseArguments("check", args, COMMAND_OPTIONS.check);
   if (parsed.has("help")) {
     context.console.out(commandHelp("check", context.programName));
@@ -51,9 +61,23 @@ export function check(context: Context, args: readonly string[]): number {
   using node = findImage(context, request);
   using _others = openingImage(request, () => node.openOthers());
   if (node.type === "raw") throw new CliError("This image format does not support checks", NOTHING_TO_CHECK);
-  const result = checkNode(context, node, repair, (mended) => {
-    if (output === "human") print(formatMended(mended));
-  });
+  const progress = new PercentProgress(context.console, { wanted: false, quiet: parsed.has("quiet") }, 1);
+  using interruption = new Interruption();
+  let result;
+  try {
+    result = await checkNode(context, node, repair, {
+      signal: interruption.signal,
+      onProgress: ({ done, total }) => progress.set(total === 0 ? 100 : done * 100 / total),
+      onRepaired: (mended) => {
+        if (output === "human") print(formatMended(mended));
+      },
+    });
+  } catch (error) {
+    if (interruption.exitCode === undefined) throw error;
+    return interruption.exitCode;
+  } finally {
+    await progress.stop();
+  }
   print(output === "human" ? formatResult(result) : `${formatJson(resultToJson(result, name))}\n`);
   if (result.checkErrors > 0) throw new CliError("Check failed");
   if (result.corruptions > 0) return CORRUPTIONS_FOUND;
@@ -65,12 +89,12 @@ function repairKindOf(text: string | undefined): RepairKind | undefined {
   throw new UsageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${text}`);
 }
 
-function checkNode(
+async function checkNode(
   context: Context,
   { file }: ImageNode,
   repair: RepairKind | undefined,
-  onRepaired: (result: CheckResult) => void,
-): CheckResult {
+  onlooker: Pick<RepairOptions, "onProgress" | "onRepaired" | "signal">,
+): Promise<CheckResult> {
   let isNoticed = false;
   const onFinding = ({ kind, message, hint, cause }: CheckFinding) => {
     if (cause === undefined) {
@@ -86,7 +110,8 @@ function checkNode(
   };
   try {
     // The file is locked already.
-    return checkImage(file, { onFinding, onRepaired, lock: false, ...(repair === undefined ? {} : { repair }) });
+    const options = { ...onlooker, onFinding, lock: false };
+    return await (repair === undefined ? checkFile(file, options) : repairFile(file, { ...options, kind: repair }));
   } catch (error) {
     if (error instanceof SnapshotTableError) explainSnapshotTable(context, error);
     throw ioError("Check failed: ", error, repair !== undefined);

@@ -15,12 +15,13 @@ import { CopiedFlagsCheck } from "./copied_flags_check.ts";
 import { type CheckFinding, type FindingKind, FindingListener, Findings } from "./findings.ts";
 import { type CountedReferences, countReferences } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
-import { RefcountComparison } from "./refcount_comparison.ts";
+import { refcountBlockCount, RefcountComparison } from "./refcount_comparison.ts";
 import { rebuildRefcounts } from "./refcount_rebuild.ts";
 import { type HostUse, inWholeClusters, type OnReference } from "./reference_counter.ts";
 import { ReferenceCounts } from "./reference_counts.ts";
 import { SnapshotTableCheck } from "./snapshot_table_check.ts";
 import type { SnapshotTable } from "./snapshots.ts";
+import { allAtOnce, type Progress, type Steps } from "./steps.ts";
 import type { AllocationStatistics } from "./table_walk.ts";
 
 export type { CheckFinding, FindingKind };
@@ -71,6 +72,18 @@ export interface CheckResult extends Readonly<AllocationStatistics> {
  * the refcounts have to be built anew.
  */
 export function checkMetadata(metadata: ImageMetadata, options: CheckOptions = {}): CheckResult {
+  return allAtOnce(checkSteps(metadata, options));
+}
+
+/**
+ * The work of {@linkcode checkMetadata} in steps. A repair that is given up leaves nothing worse than before, as a crash does.
+ *
+ * @param metadata The image, with nothing dirty in memory.
+ * @param options What to mend, and whom to tell.
+ * @returns Steps, which tell of how many entries of L1 tables and of the refcount table; then what was found.
+ * @throws {Qcow2Error} As {@linkcode checkMetadata} does.
+ */
+export function checkSteps(metadata: ImageMetadata, options: CheckOptions = {}): Steps<Progress, CheckResult> {
   return new Check(metadata, options).run();
 }
 
@@ -87,6 +100,8 @@ class Check {
   readonly #repairsAll: boolean;
   /** How often clusters are used for anything but L2 tables, once somebody asks. */
   #otherUses: ReferenceCounts | undefined;
+  #done = 0;
+  #total = 0;
 
   constructor(metadata: ImageMetadata, options: CheckOptions) {
     this.#metadata = metadata;
@@ -97,14 +112,15 @@ class Check {
     this.#repairsAll = options.repair === "all";
   }
 
-  run(): CheckResult {
+  *run(): Steps<Progress, CheckResult> {
     const metadata = this.#metadata;
     const { repair } = this.#options;
     if (repair !== undefined) this.#dropUntrustedBitmaps();
     const snapshots = new SnapshotTableCheck(metadata, this.#snapshotFindings, this.#repairsAll);
-    const counted = this.#count(snapshots.table, this.#repairsAll);
-    const { statistics, highestCluster, known } = this.#checkRefcounts(counted, snapshots.table);
-    new CopiedFlagsCheck(metadata, this.#findings, { repair, known }).run();
+    this.#total = this.#entryCount(snapshots.table);
+    const counted = yield* this.#counting(this.#count(snapshots.table, this.#repairsAll));
+    const { statistics, highestCluster, known } = yield* this.#checkRefcounts(counted, snapshots.table);
+    yield* this.#counting(new CopiedFlagsCheck(metadata, this.#findings, { repair, known }).run());
     if (repair !== undefined) this.#clearMarks();
     // Nothing is allocated as long as a cluster may be in use that looks free.
     if (isComplete(counted)) snapshots.mend();
@@ -123,7 +139,40 @@ class Check {
     };
   }
 
-  #count(snapshotTable: SnapshotTable, repairs: boolean): CountedReferences {
+  /** How many entries are looked at: those of the active L1 table twice. */
+  #entryCount({ snapshots }: SnapshotTable): number {
+    const { mapping, file, geometry } = this.#metadata;
+    let inactive = 0;
+    for (const { l1EntryCount } of snapshots) inactive += l1EntryCount;
+    const blocks = refcountBlockCount(this.#metadata, Math.ceil(file.file.size / geometry.clusterSize));
+    return mapping.l1.entryCount * 2 + inactive + blocks;
+  }
+
+  /** Adds up what steps tell. */
+  *#counting<Result>(steps: Steps<number, Result>): Steps<Progress, Result> {
+    for (;;) {
+      const step = steps.next();
+      if (step.done === true) return step.value;
+      this.#done += step.value;
+      yield this.#progress();
+    }
+  }
+
+  /** Work that nobody has reckoned with. */
+  *#besides<Result>(steps: Steps<unknown, Result>): Steps<Progress, Result> {
+    for (;;) {
+      const step = steps.next();
+      if (step.done === true) return step.value;
+      yield this.#progress();
+    }
+  }
+
+  /** Damage can make more of an image than it says it is. */
+  #progress(): Progress {
+    return { done: Math.min(this.#done, this.#total), total: this.#total };
+  }
+
+  #count(snapshotTable: SnapshotTable, repairs: boolean): Steps<number, CountedReferences> {
     return countReferences(this.#metadata, {
       snapshotTable,
       report: (finding, times) => this.#findings.note(finding, times),
@@ -152,20 +201,23 @@ class Check {
     file.truncate(size);
   }
 
-  #checkRefcounts(counted: CountedReferences, snapshotTable: SnapshotTable): RefcountsChecked {
+  *#checkRefcounts(
+    counted: CountedReferences,
+    snapshotTable: SnapshotTable,
+  ): Steps<Progress, RefcountsChecked> {
     const { repair } = this.#options;
     const comparison = new RefcountComparison(this.#metadata, counted);
     const found = new Findings(this.#listener);
-    comparison.report(found);
+    yield* this.#counting(comparison.report(found));
     const needsRebuild = counted.needsRebuild || comparison.usedClusterIsFree;
     if (needsRebuild && this.#repairsAll) {
       this.#findings.add(found);
-      return this.#rebuild(counted, snapshotTable);
+      return yield* this.#rebuild(counted, snapshotTable);
     }
     if (needsRebuild && repair !== undefined) this.#refuseToRebuild();
     const { left } = this.#findings;
     const isWrong = left.corruption + found.left.corruption + found.left.leak > 0;
-    if (repair !== undefined && isWrong) comparison.repair(repair, this.#findings);
+    if (repair !== undefined && isWrong) yield* this.#besides(comparison.repair(repair, this.#findings));
     else this.#findings.add(found);
     return {
       statistics: counted.statistics,
@@ -175,19 +227,19 @@ class Check {
   }
 
   /** Builds refcounts anew, and gives what the old ones stood in back. */
-  #rebuild(counted: CountedReferences, snapshotTable: SnapshotTable): RefcountsChecked {
+  *#rebuild(counted: CountedReferences, snapshotTable: SnapshotTable): Steps<Progress, RefcountsChecked> {
     const { left, fixed } = this.#findings;
     this.#findings.tell({ kind: "note", message: "Rebuilding refcount structure", hostOffset: 48 });
-    rebuildRefcounts(this.#metadata, counted.references, isComplete(counted));
+    yield* this.#besides(rebuildRefcounts(this.#metadata, counted.references, isComplete(counted)));
     const before = { ...left };
     this.#findings.forget();
-    const recounted = this.#count(snapshotTable, false);
+    const recounted = yield* this.#besides(this.#count(snapshotTable, false));
     fixed.corruption += Math.max(0, before.corruption - left.corruption);
     fixed.leak += Math.max(0, before.leak - left.leak);
     // That the old structures are nobody's now is not news of the image.
     const made = new Findings(this.#listener);
     const comparison = new RefcountComparison(this.#metadata, recounted);
-    comparison.repair("leaks", made);
+    yield* this.#besides(comparison.repair("leaks", made));
     this.#findings.count("leak", false, made.left.leak);
     return { statistics: recounted.statistics, highestCluster: comparison.highestCluster, known: undefined };
   }
@@ -211,7 +263,7 @@ class Check {
   #countOtherUses(snapshotTable: SnapshotTable): ReferenceCounts {
     const { clusterSize } = this.#metadata.geometry;
     const counts = new ReferenceCounts();
-    countReferences(this.#metadata, {
+    const counting = countReferences(this.#metadata, {
       snapshotTable,
       report: () => {},
       onReference: (use, offset, length) => {
@@ -222,6 +274,7 @@ class Check {
         }
       },
     });
+    allAtOnce(counting);
     return counts;
   }
 

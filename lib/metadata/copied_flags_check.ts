@@ -10,9 +10,11 @@ import { COMPRESSED_FLAG, contiguousEntryCount, COPIED_FLAG, entryOffset } from 
 import { viewOf } from "../format/uint64.ts";
 import type { Findings, NotedFinding, Report } from "./findings.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
+import type { PointerTable } from "./pointer_table.ts";
 import type { ReferenceCounts } from "./reference_counts.ts";
 import { SharedTables } from "./shared_tables.ts";
-import { hexEntry } from "./table_walk.ts";
+import type { Steps } from "./steps.ts";
+import { hexEntry, stepsOverTables } from "./table_walk.ts";
 
 /** How flags are checked. */
 export interface CopiedFlagsCheckOptions {
@@ -46,8 +48,12 @@ export class CopiedFlagsCheck {
     this.#repairs = repair === "all" || (repair === "leaks" && corruption + leak + error === 0);
   }
 
-  /** Checks all entries. */
-  run(): void {
+  /**
+   * Checks all entries.
+   *
+   * @returns Steps, each of which tells how many entries of the L1 table it has done.
+   */
+  *run(): Steps<number, void> {
     const { mapping, geometry, file } = this.#metadata;
     const { l1 } = mapping;
     const tables = new SharedTables({
@@ -56,25 +62,33 @@ export class CopiedFlagsCheck {
       clusterSize: geometry.clusterSize,
       countsAgain: false,
     });
-    for (let index = 0; index < l1.entryCount; index++) {
-      const upper = l1.upper(index);
-      const lower = l1.lower(index);
-      const offset = entryOffset(upper, lower);
-      if (offset === 0) continue;
-      const cluster = Math.floor(offset / geometry.clusterSize);
-      const refcount = this.#refcountOf(cluster);
-      if (refcount === undefined) continue;
-      if ((refcount === 1) !== ((upper & COPIED_FLAG) !== 0)) {
-        const place = `L2 cluster: l1_index=${index} l1_entry=${hexEntry(upper, lower)}`;
-        this.#findings.note(this.#finding(place, cluster, l1.offset + index * 8));
-        if (this.#repairs) l1.set(index, withCopied(upper, refcount === 1), lower);
-      }
+    yield* stepsOverTables(l1.entryCount, geometry.clusterSize, (index) => {
+      const offset = this.#checkL1Entry(l1, index);
       // Behind the end of the file there are no entries.
-      if (offset < file.file.size) tables.visit(offset, 1);
-    }
+      if (offset === 0 || offset >= file.file.size) return false;
+      tables.visit(offset, 1);
+      return true;
+    });
     // What was mended is right when another entry leads there again.
-    if (!this.#repairs) tables.finish();
+    if (!this.#repairs) yield* tables.finish();
     if (this.#repairs) this.#metadata.flush();
+  }
+
+  /** Checks an entry of the L1 table. Gives the offset of the L2 table, or 0 where nothing can be said of it. */
+  #checkL1Entry(l1: PointerTable, index: number): number {
+    const upper = l1.upper(index);
+    const lower = l1.lower(index);
+    const offset = entryOffset(upper, lower);
+    if (offset === 0) return 0;
+    const cluster = Math.floor(offset / this.#metadata.geometry.clusterSize);
+    const refcount = this.#refcountOf(cluster);
+    if (refcount === undefined) return 0;
+    if ((refcount === 1) !== ((upper & COPIED_FLAG) !== 0)) {
+      const place = `L2 cluster: l1_index=${index} l1_entry=${hexEntry(upper, lower)}`;
+      this.#findings.note(this.#finding(place, cluster, l1.offset + index * 8));
+      if (this.#repairs) l1.set(index, withCopied(upper, refcount === 1), lower);
+    }
+    return offset;
   }
 
   #checkTable(tableOffset: number, times: number, report: Report): void {

@@ -18,7 +18,8 @@ import { PointerTable } from "./pointer_table.ts";
 import { type HostUse, inWholeClusters, type OnReference } from "./reference_counter.ts";
 import type { ReferenceCounts } from "./reference_counts.ts";
 import type { SnapshotTable } from "./snapshots.ts";
-import { type AllocationStatistics, type Pointers, TableWalk } from "./table_walk.ts";
+import type { Steps } from "./steps.ts";
+import { type AllocationStatistics, type Pointers, stepsOverTables, TableWalk } from "./table_walk.ts";
 
 /** How references are counted. */
 export interface CountOptions {
@@ -54,18 +55,18 @@ export interface CountedReferences {
  *
  * @param metadata The image; nothing in it may be dirty.
  * @param options What to count, and whom to tell.
- * @returns The references, and what was seen on the way.
+ * @returns Steps, each of which tells how many entries of L1 tables it has done; then the references, and what was seen on the way.
  * @throws {Qcow2Error} With code `corrupt` or `limit-exceeded` where the bitmap directory cannot be read.
  */
-export function countReferences(metadata: ImageMetadata, options: CountOptions): CountedReferences {
+export function* countReferences(metadata: ImageMetadata, options: CountOptions): Steps<number, CountedReferences> {
   const walk = new OwnerWalk(metadata, options);
   walk.countHeader();
-  walk.countActiveTables();
-  walk.countSnapshots();
+  yield* walk.countActiveTables();
+  yield* walk.countSnapshots();
   walk.countRefcountTable();
   walk.countEncryptionHeader();
-  walk.countBitmaps();
-  walk.countRefcountBlocks();
+  yield* walk.countBitmaps();
+  yield* walk.countRefcountBlocks();
   return walk;
 }
 
@@ -98,19 +99,19 @@ class OwnerWalk implements CountedReferences {
     this.#tables.counter.count("header", 0, this.#metadata.geometry.clusterSize, 0);
   }
 
-  countActiveTables(): void {
+  *countActiveTables(): Steps<number, void> {
     const { l1 } = this.#metadata.mapping;
     this.#tables.counter.count("active L1 table", l1.offset, l1.entryCount * 8, 40);
-    this.#tables.count([{ table: l1, times: 1 }], true);
+    yield* this.#tables.count([{ table: l1, times: 1 }], true);
   }
 
-  countSnapshots(): void {
+  *countSnapshots(): Steps<number, void> {
     const { header } = this.#metadata;
     const { snapshots, length } = this.#options.snapshotTable;
     if (hasDataFile(header) && snapshots.length > 0) {
       this.#options.report({ message: `ERROR ${snapshots.length} snapshots in image with data file`, hostOffset: 60 });
     }
-    this.#tables.count(this.#snapshotTables(snapshots), false);
+    yield* this.#tables.count(this.#snapshotTables(snapshots), false);
     this.#tables.counter.count("snapshot table", header.snapshotTableOffset, length, 64);
   }
 
@@ -170,7 +171,7 @@ class OwnerWalk implements CountedReferences {
   }
 
   /** Without the bit that says that bitmaps can be trusted there are none: their clusters are nobody's. */
-  countBitmaps(): void {
+  *countBitmaps(): Steps<number, void> {
     const { file, header, geometry } = this.#metadata;
     const { counter } = this.#tables;
     const extension = header.extensions.find(({ type }) => type === EXTENSION.bitmaps);
@@ -189,24 +190,31 @@ class OwnerWalk implements CountedReferences {
           if (offset === 0) continue;
           counter.count("bitmap data", offset, geometry.clusterSize, table.offset + index * 8, times);
         }
+        yield 0;
       }
     }
   }
 
-  countRefcountBlocks(): void {
+  *countRefcountBlocks(): Steps<number, void> {
     const { table } = this.#metadata.refcounts;
-    for (let index = 0; index < table.entryCount; index++) {
-      const lower = table.lower(index);
-      const offset = refcountTableEntryOffset(table.upper(index), lower);
-      const hostOffset = table.offset + index * 8;
-      if (hasReservedRefcountTableBits(lower)) {
-        this.#fault({ message: `ERROR refcount table entry ${index} has reserved bits set`, hostOffset });
-      } else if (offset % this.#metadata.geometry.clusterSize !== 0) {
-        const message = `ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`;
-        this.#fault({ message, hostOffset });
-      } else if (offset !== 0) {
-        this.#countRefcountBlock(index, offset, hostOffset);
-      }
+    const steps = stepsOverTables(table.entryCount, 0, (index) => {
+      this.#countRefcountEntry(table, index);
+      return false;
+    });
+    for (const _ of steps) yield 0;
+  }
+
+  #countRefcountEntry(table: PointerTable, index: number): void {
+    const lower = table.lower(index);
+    const offset = refcountTableEntryOffset(table.upper(index), lower);
+    const hostOffset = table.offset + index * 8;
+    if (hasReservedRefcountTableBits(lower)) {
+      this.#fault({ message: `ERROR refcount table entry ${index} has reserved bits set`, hostOffset });
+    } else if (offset % this.#metadata.geometry.clusterSize !== 0) {
+      const message = `ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`;
+      this.#fault({ message, hostOffset });
+    } else if (offset !== 0) {
+      this.#countRefcountBlock(index, offset, hostOffset);
     }
   }
 

@@ -8,14 +8,29 @@ import { Qcow2Error } from "../errors.ts";
 import type { Findings, NotedFinding } from "./findings.ts";
 import type { CountedReferences } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
+import type { Steps } from "./steps.ts";
 
 /** How many clusters are told of one by one whose refcounts cannot be read. */
 const MAX_UNREADABLE_TOLD = 10_000;
+
+/** Stands before the stretches of each refcount block. */
+const NEXT_BLOCK = "next block";
 
 interface Difference {
   readonly cluster: number;
   readonly refcount: number;
   readonly reference: number;
+}
+
+/**
+ * How many entries of the refcount table are for the clusters of the file.
+ *
+ * @param metadata The image.
+ * @param clusterCount How many clusters the file has.
+ * @returns Their number.
+ */
+export function refcountBlockCount({ refcounts, geometry }: ImageMetadata, clusterCount: number): number {
+  return Math.min(refcounts.table.entryCount, Math.ceil(clusterCount / geometry.refcountBlockEntryCount));
 }
 
 /** Clusters in a row whose refcounts stand in one slice of a block. */
@@ -25,6 +40,9 @@ interface ClusterStretch {
   /** Whether only those clusters matter that have a reference. */
   readonly referencedOnly: boolean;
 }
+
+/** So many stretches are compared in a step. */
+const STEP_STRETCH_COUNT = 16;
 
 /** The refcounts of an image beside what was counted. */
 export class RefcountComparison {
@@ -54,9 +72,10 @@ export class RefcountComparison {
    * Notes every difference.
    *
    * @param findings Where.
+   * @returns Steps, each of which tells how many entries of the refcount table it has done.
    */
-  report(findings: Findings): void {
-    this.#compare(findings, (difference) => findings.note(this.#finding(difference, false)));
+  *report(findings: Findings): Steps<number, void> {
+    yield* this.#compare(findings, (difference) => findings.note(this.#finding(difference, false)));
   }
 
   /**
@@ -64,10 +83,11 @@ export class RefcountComparison {
    *
    * @param kind Whether refcounts that are too low are corrected as well. None of them is 0 then.
    * @param findings Where to note them.
+   * @returns Steps, each of which tells how many entries of the refcount table it has done; they come twice.
    */
-  repair(kind: "leaks" | "all", findings: Findings): void {
+  *repair(kind: "leaks" | "all", findings: Findings): Steps<number, void> {
     const { refcounts } = this.#metadata;
-    this.#compare(findings, (difference) => {
+    yield* this.#compare(findings, (difference) => {
       const { cluster, refcount, reference } = difference;
       const rises = refcount < reference;
       const isFixed = !rises || (kind === "all" && refcount > 0);
@@ -75,7 +95,7 @@ export class RefcountComparison {
       if (rises && isFixed) refcounts.set(cluster, reference);
     });
     this.#metadata.flush();
-    this.#compare(undefined, ({ cluster, refcount, reference }) => {
+    yield* this.#compare(undefined, ({ cluster, refcount, reference }) => {
       if (refcount > reference) refcounts.set(cluster, reference);
     });
     this.#metadata.flush();
@@ -95,13 +115,16 @@ export class RefcountComparison {
   }
 
   /** Finds differences in ascending order, and notes on the way what cannot be read. */
-  #compare(findings: Findings | undefined, onDifference: (difference: Difference) => void): void {
+  *#compare(
+    findings: Findings | undefined,
+    onDifference: (difference: Difference) => void,
+  ): Steps<number, void> {
     const { refcounts } = this.#metadata;
     const { references } = this.#counted;
     const referenceBuffer = new Float64Array(refcounts.clustersPerSlice);
     const refcountBuffer = new Float64Array(refcounts.clustersPerSlice);
     if (findings !== undefined) this.highestCluster = 0;
-    for (const { first, count, referencedOnly } of this.#stretches(findings)) {
+    const compareStretch = ({ first, count, referencedOnly }: ClusterStretch): void => {
       const referenced = referenceBuffer.subarray(0, count);
       const stored = refcountBuffer.subarray(0, count);
       references.read(first, referenced);
@@ -117,7 +140,18 @@ export class RefcountComparison {
         if (refcount === 0) this.usedClusterIsFree = true;
         onDifference({ cluster, refcount, reference });
       }
+    };
+    let done = 0;
+    let stretchCount = 0;
+    for (const stretch of this.#stretches(findings)) {
+      if (stretch === NEXT_BLOCK) done++;
+      else compareStretch(stretch);
+      if (++stretchCount < STEP_STRETCH_COUNT) continue;
+      yield done;
+      done = 0;
+      stretchCount = 0;
     }
+    yield done;
   }
 
   /**
@@ -125,7 +159,7 @@ export class RefcountComparison {
    * the file: a sparse file can claim to be larger than any loop could count. A refcount behind the end of the file stands for
    * nothing yet, and QEMU does not look at it either.
    */
-  *#stretches(findings: Findings | undefined): Generator<ClusterStretch> {
+  *#stretches(findings: Findings | undefined): Generator<ClusterStretch | typeof NEXT_BLOCK> {
     const { refcounts, geometry } = this.#metadata;
     const { references, clusterCount } = this.#counted;
     const { clustersPerSlice: length } = refcounts;
@@ -134,7 +168,9 @@ export class RefcountComparison {
     const referenced = references.stretches(length);
     let next = referenced.next();
     let toldLeft = MAX_UNREADABLE_TOLD;
-    for (let block = 0; block < refcounts.table.entryCount && block * perBlock < clusterCount; block++) {
+    const blockCount = refcountBlockCount(this.#metadata, clusterCount);
+    for (let block = 0; block < blockCount; block++) {
+      yield NEXT_BLOCK;
       const offset = this.#blockOffset(block);
       if (offset instanceof Qcow2Error) {
         const first = block * perBlock;

@@ -13,6 +13,7 @@ import { viewOf } from "../format/uint64.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 import type { ReferenceCounts } from "./reference_counts.ts";
+import type { Progress, Steps } from "./steps.ts";
 
 /** What {@linkcode writeRefcountStructures} asks. */
 export interface RefcountSource {
@@ -53,14 +54,19 @@ interface Placement {
  * @param metadata The image.
  * @param references What was counted.
  * @param inGaps Whether they may stand where nothing was counted, rather than behind the end of the file.
+ * @returns Steps, each of which tells how many refcount blocks are there, and of how many.
  * @throws {Qcow2Error} With code `no-space` where the refcount table would be too long.
  */
-export function rebuildRefcounts(metadata: ImageMetadata, references: ReferenceCounts, inGaps: boolean): void {
+export function* rebuildRefcounts(
+  metadata: ImageMetadata,
+  references: ReferenceCounts,
+  inGaps: boolean,
+): Steps<Progress, void> {
   const { geometry } = metadata;
   const placement = inGaps
     ? placeInGaps(geometry, references)
     : placeAtEnd(geometry, references, fileClusterCountOf(metadata));
-  const { table, tableClusterCount } = writeAt(metadata, geometry, references, placement);
+  const { table, tableClusterCount } = yield* writeAt(metadata, geometry, references, placement);
   metadata.updateHeader({ refcountTableOffset: table.offset, refcountTableClusterCount: tableClusterCount });
   metadata.refcounts.adopt(table);
   metadata.reset();
@@ -72,7 +78,7 @@ export function rebuildRefcounts(metadata: ImageMetadata, references: ReferenceC
  * @param metadata The image.
  * @param geometry The geometry that the image has once the header points to them.
  * @param references The refcounts, without those of the old refcount structures.
- * @returns What was written.
+ * @returns Steps, each of which tells how many refcount blocks are there, and of how many; then what was written.
  * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say,
  * `no-space` where the refcount table would be too long.
  */
@@ -80,7 +86,7 @@ export function writeRefcountStructures(
   metadata: ImageMetadata,
   geometry: Geometry,
   references: RefcountSource,
-): RefcountStructures {
+): Steps<Progress, RefcountStructures> {
   return writeAt(metadata, geometry, references, placeAtEnd(geometry, references, fileClusterCountOf(metadata)));
 }
 
@@ -166,18 +172,19 @@ function tableClusterCountFor({ clusterSize }: Geometry, blocks: Iterable<number
   });
 }
 
-function writeAt(
+function* writeAt(
   { file }: ImageMetadata,
   geometry: Geometry,
   references: RefcountSource,
   { blocks, tableStart, tableClusterCount }: Placement,
-): RefcountStructures {
+): Steps<Progress, RefcountStructures> {
   const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
   const own = new Set(blocks.values());
   for (let index = 0; index < tableClusterCount; index++) own.add(tableStart + index);
   const table = new PointerTable(tableStart * clusterSize, new Uint8Array(tableClusterCount * clusterSize));
   const bytes = new Uint8Array(clusterSize);
   const view = viewOf(bytes);
+  let done = 0;
   for (const [block, place] of blocks) {
     bytes.fill(0);
     for (let index = 0; index < perBlock; index++) {
@@ -194,6 +201,7 @@ function writeAt(
     }
     file.writeAt(place * clusterSize, bytes);
     table.set(block, entryUpper(place * clusterSize, 0), entryLower(place * clusterSize));
+    yield { done: ++done, total: blocks.size };
   }
   table.markAllDirty();
   table.writeDirty(file);

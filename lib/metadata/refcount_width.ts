@@ -8,6 +8,7 @@ import { Qcow2Error } from "../errors.ts";
 import { geometryOf } from "../format/geometry.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { type RefcountSource, writeRefcountStructures } from "./refcount_rebuild.ts";
+import { allAtOnce } from "./steps.ts";
 
 /**
  * Writes all refcounts in another width behind everything in use, and switches over with one write of the header: a crash
@@ -37,7 +38,7 @@ export function changeRefcountWidth(metadata: ImageMetadata, refcountBits: numbe
       { offset, found: refcount, expected: `at most ${geometry.maxRefcount}` },
     );
   }
-  const { table, tableClusterCount } = writeRefcountStructures(metadata, geometry, source);
+  const { table, tableClusterCount } = allAtOnce(writeRefcountStructures(metadata, geometry, source));
   metadata.updateHeader({
     refcountOrder,
     refcountTableOffset: table.offset,

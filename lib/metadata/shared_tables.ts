@@ -6,6 +6,7 @@
 
 import type { NotedFinding, Report } from "./findings.ts";
 import { ReferenceCounts } from "./reference_counts.ts";
+import type { Steps } from "./steps.ts";
 
 /** Looks at an L2 table, for so many ways that lead to it. */
 export type TableVisitor = (tableOffset: number, times: number, report: Report) => void;
@@ -81,19 +82,25 @@ export class SharedTables {
     if (isKept) this.#kept.set(key, { findings, repeats: 0 });
   }
 
-  /** Visits the tables again that several entries name, as far as that is of use. */
-  finish(): void {
+  /**
+   * Visits the tables again that several entries name, as far as that is of use.
+   *
+   * @returns Steps, which have no part in the entries that were visited.
+   */
+  *finish(): Steps<0, void> {
     const { visit, report, countsAgain } = this.#options;
     for (const key of this.#again.clusters()) {
       const times = this.#again.get(key);
       const table = this.#kept.get(key);
       if (table === undefined) {
         visit(key * OFFSET_UNIT, times, report);
+        yield 0;
         continue;
       }
       const untold = times - table.repeats;
       for (const finding of untold > 0 ? table.findings : []) report(finding, untold);
       if (countsAgain) visit(key * OFFSET_UNIT, times, () => {});
+      yield 0;
     }
   }
 

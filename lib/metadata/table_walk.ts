@@ -21,6 +21,7 @@ import type { ImageMetadata } from "./image_metadata.ts";
 import type { PointerTable } from "./pointer_table.ts";
 import { type OnReference, ReferenceCounter } from "./reference_counter.ts";
 import { SharedTables } from "./shared_tables.ts";
+import type { Steps } from "./steps.ts";
 
 /** How many clusters are allocated, and how. */
 export interface AllocationStatistics {
@@ -91,8 +92,9 @@ export class TableWalk {
    *
    * @param l1Tables The tables.
    * @param active Whether they are the disk's, rather than those of snapshots.
+   * @returns Steps, each of which tells how many entries of L1 tables it has done.
    */
-  count(l1Tables: Iterable<Pointers>, active: boolean): void {
+  *count(l1Tables: Iterable<Pointers>, active: boolean): Steps<number, void> {
     const { clusterSize } = this.#metadata.geometry;
     const tables = new SharedTables({
       visit: (offset, times, report) => {
@@ -105,26 +107,35 @@ export class TableWalk {
       countsAgain: true,
     });
     for (const { table: l1, times } of l1Tables) {
-      for (let index = 0; index < l1.entryCount; index++) {
-        const upper = l1.upper(index);
-        const lower = l1.lower(index);
-        if (upper === 0 && lower === 0) continue;
-        const offset = entryOffset(upper, lower);
-        const hostOffset = l1.offset + index * 8;
-        if (hasReservedL1Bits(upper, lower)) {
-          const message = `ERROR found L1 entry with reserved bits set: ${hexEntry(upper, lower)}`;
-          this.#note({ message, hostOffset }, times);
-        }
-        if (offset === 0) continue;
-        this.counter.count(active ? "active L2 table" : "inactive L2 table", offset, clusterSize, hostOffset, times);
-        if (offset % clusterSize !== 0) {
-          const message = `ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`;
-          this.#note({ message, hostOffset }, times);
-        }
-        if (offset < this.counter.fileEnd) tables.visit(offset, times);
-      }
+      yield* stepsOverTables(l1.entryCount, clusterSize, (index) => {
+        const offset = this.#countL1Entry(l1, index, active, times);
+        if (offset === 0 || offset >= this.counter.fileEnd) return false;
+        tables.visit(offset, times);
+        return true;
+      });
     }
-    tables.finish();
+    yield* tables.finish();
+  }
+
+  /** Counts an entry of an L1 table. Gives the offset of the L2 table, or 0 where it names none. */
+  #countL1Entry(l1: PointerTable, index: number, active: boolean, times: number): number {
+    const { clusterSize } = this.#metadata.geometry;
+    const upper = l1.upper(index);
+    const lower = l1.lower(index);
+    if (upper === 0 && lower === 0) return 0;
+    const offset = entryOffset(upper, lower);
+    const hostOffset = l1.offset + index * 8;
+    if (hasReservedL1Bits(upper, lower)) {
+      const message = `ERROR found L1 entry with reserved bits set: ${hexEntry(upper, lower)}`;
+      this.#note({ message, hostOffset }, times);
+    }
+    if (offset === 0) return 0;
+    this.counter.count(active ? "active L2 table" : "inactive L2 table", offset, clusterSize, hostOffset, times);
+    if (offset % clusterSize !== 0) {
+      const message = `ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`;
+      this.#note({ message, hostOffset }, times);
+    }
+    return offset;
   }
 
   /** Counts what an L2 table points to, for so many ways to the table. */
@@ -270,6 +281,30 @@ export class TableWalk {
     if (!hasExtendedL2(this.#metadata.header)) return NO_SUBCLUSTERS;
     const position = index * this.#metadata.geometry.l2EntrySize;
     return { zero: this.#view.getUint32(position + 8), allocated: this.#view.getUint32(position + 12) };
+  }
+}
+
+/** How many bytes of tables are read in a step, at least, where there are as many. */
+const STEP_LENGTH = 65536;
+
+/**
+ * Goes over a table of pointers to tables.
+ *
+ * @param entryCount How many pointers there are.
+ * @param tableLength Bytes in each of the other tables.
+ * @param visit Looks at an entry; tells whether it has looked at the table that it names.
+ * @returns Steps, each of which tells how many entries it has done.
+ */
+export function* stepsOverTables(
+  entryCount: number,
+  tableLength: number,
+  visit: (index: number) => boolean,
+): Steps<number, void> {
+  for (let first = 0; first < entryCount;) {
+    let index = first;
+    for (let length = 0; index < entryCount && length < STEP_LENGTH; index++) length += visit(index) ? tableLength : 8;
+    yield index - first;
+    first = index;
   }
 }
 

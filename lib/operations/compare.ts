@@ -6,8 +6,8 @@
 
 import type { Disk, ExtentOptions } from "../disk.ts";
 import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
+import type { Progress } from "../metadata/steps.ts";
 import { type BlockStatus, blockStatus } from "./block_status.ts";
-import type { Progress } from "./convert.ts";
 import { diskError, onDisk } from "./disk_error.ts";
 import { CHUNK_SIZE, differences } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";

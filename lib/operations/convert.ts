@@ -7,19 +7,12 @@
 import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { ClusterThreads } from "../image/cluster_threads.ts";
+import type { Progress } from "../metadata/steps.ts";
 import { type CompressibleDisk, isCompressible } from "./compressible_disk.ts";
 import { DiskCopy } from "./disk_copy.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
-
-/** How far an operation has come. */
-export interface Progress {
-  /** How much is done, in bytes of the disk. */
-  readonly done: number;
-  /** How much there is, in bytes of the disk. */
-  readonly total: number;
-}
 
 /** How {@linkcode convert} copies. */
 export interface ConvertOptions {

@@ -14,7 +14,7 @@ import type { ImageType } from "../image/detect.ts";
 import { checkedPreallocation, type Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { bitmapsAreConsistent } from "../metadata/bitmaps.ts";
-import type { Progress } from "./convert.ts";
+import type { Progress } from "../metadata/steps.ts";
 import { SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 

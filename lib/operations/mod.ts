@@ -1,5 +1,5 @@
 /**
- * Jobs over whole images: convert, compare, commit, rebase, check, measure, info, map and inspect.
+ * Jobs over whole images: convert, compare, commit, rebase, check, repair, measure, info, map and inspect.
  *
  * ```ts
  * import { convert } from "@disk/qcow2/operations";
@@ -21,3 +21,4 @@ export * from "./measure.ts";
 export * from "./rebase.ts";
 export * from "./salvage.ts";
 export * from "./untrusted.ts";
+export type { Progress } from "../metadata/steps.ts";

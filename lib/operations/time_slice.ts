@@ -6,6 +6,7 @@
 
 import { setImmediate } from "node:timers";
 import { Qcow2Error } from "../errors.ts";
+import type { Progress, Steps } from "../metadata/steps.ts";
 
 /**
  * How long the event loop waits at most, in milliseconds. The runtime looks for signals only every so many turns, so that one is
@@ -47,5 +48,40 @@ export class TimeSlice {
   #assertNotAborted(): void {
     if (this.#signal?.aborted !== true) return;
     throw new Qcow2Error("aborted", "Operation was aborted", { cause: this.#signal.reason });
+  }
+}
+
+/** Who looks on while work goes on in slices. */
+export interface Onlooker {
+  /** Called after each step, and at the end. */
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Ends the work early when it is aborted. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Does work in slices, between which the event loop runs.
+ *
+ * @param steps The work.
+ * @param onlooker Whom to tell, and what ends it early.
+ * @returns What comes of the work.
+ * @throws {Qcow2Error} With code `aborted` where the signal says so; whatever the work throws.
+ */
+export async function inSlices<Result>(
+  steps: Steps<Progress, Result>,
+  { onProgress, signal }: Onlooker,
+): Promise<Result> {
+  const slice = new TimeSlice(signal);
+  using work = steps;
+  let last: Progress = { done: 0, total: 0 };
+  for (;;) {
+    const step = work.next();
+    if (step.done === true) {
+      onProgress?.({ done: last.total, total: last.total });
+      return step.value;
+    }
+    last = step.value;
+    onProgress?.(last);
+    if (slice.isOver() || signal?.aborted === true) await slice.next();
   }
 }

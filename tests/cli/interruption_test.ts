@@ -1,49 +1,44 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { importFlags } from "../../tools/imports.ts";
+import { Qcow2File } from "../../mod.ts";
 import { Folder } from "./_program.ts";
 
 const CLI = new URL("../../cli.ts", import.meta.url).href;
 const ROOT = new URL("../../", import.meta.url);
 
-/**
- * Begins to convert 32 GiB without leaving holes, which takes long on any machine, and sends a signal once the program has said
- * that it has begun.
- */
+/** Runs the program, and sends it a signal once it has printed something. Gives its exit status and what it has printed. */
+async function interrupted(
+  args: readonly string[],
+  signal: Deno.Signal,
+  stream: "stdout" | "stderr" = "stdout",
+): Promise<{ readonly code: number; readonly printed: string }> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", ...await importFlags(), CLI, ...args],
+    cwd: ROOT,
+    stdout: stream === "stdout" ? "piped" : "null",
+    stderr: stream === "stderr" ? "piped" : "null",
+  }).spawn();
+  let printed = "";
+  for await (const bytes of child[stream]) {
+    if (printed === "") child.kill(signal);
+    printed += new TextDecoder().decode(bytes);
+  }
+  const status = await child.status;
+  // The program has ended itself, after it had put things in order.
+  assertEquals(status.signal, null);
+  return { code: status.code, printed };
+}
+
+/** Begins to convert 32 GiB without leaving holes, which takes long on any machine. */
 async function convertInterrupted(
   source: string,
   target: string,
   signal: Deno.Signal,
   options: readonly string[] = [],
 ): Promise<number> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [
-      "run",
-      "-A",
-      "--no-check",
-      ...await importFlags(),
-      CLI,
-      "convert",
-      "-p",
-      "-S",
-      "0",
-      ...options,
-      source,
-      target,
-    ],
-    cwd: ROOT,
-    stdout: "piped",
-    stderr: "null",
-  }).spawn();
-  let isSent = false;
-  let printed = "";
-  for await (const bytes of child.stdout) {
-    printed += new TextDecoder().decode(bytes);
-    if (isSent) continue;
-    isSent = true;
-    child.kill(signal);
-  }
+  const { code, printed } = await interrupted(["convert", "-p", "-S", "0", ...options, source, target], signal);
   assertStringIncludes(printed, "(0.00/100%)");
-  return (await child.status).code;
+  return code;
 }
 
 function makeSource(folder: Folder): string {
@@ -89,3 +84,44 @@ Deno.test({
     assertEquals(Deno.readTextFileSync(target), "old");
   },
 });
+
+Deno.test({
+  name: "check -r leaves an image as it is when it is interrupted before it has mended anything",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    using folder = new Folder();
+    const path = folder.path("disk.qcow2");
+    const before = makeEndlessImage(path);
+    const { code, printed } = await interrupted(["check", "-r", "all", path], "SIGINT", "stderr");
+    assertStringIncludes(printed, "ERROR found L1 entry with reserved bits set: 8000000000800002\n");
+    assertEquals(code, 130);
+    assertEquals(startOf(path, before.length), before);
+  },
+});
+
+function startOf(path: string, length: number): Uint8Array {
+  using file = Deno.openSync(path);
+  const bytes = new Uint8Array(length);
+  file.readSync(bytes);
+  return bytes;
+}
+
+const CLUSTER_SIZE = 2 * 1024 * 1024;
+
+/** Makes an image with tables of 16 GiB, all of them holes, and something wrong at its start. Gives what stands in front of them. */
+function makeEndlessImage(path: string): Uint8Array {
+  const tableCount = 8192;
+  const tableSpan = CLUSTER_SIZE / 8 * CLUSTER_SIZE;
+  Qcow2File.create(path, { size: tableCount * tableSpan, clusterSize: CLUSTER_SIZE }).close();
+  const start = Deno.readFileSync(path);
+  const view = new DataView(start.buffer);
+  const l1Offset = Number(view.getBigUint64(40));
+  const first = Math.ceil(start.length / CLUSTER_SIZE);
+  for (let index = 0; index < tableCount; index++) {
+    view.setBigUint64(l1Offset + index * 8, 1n << 63n | BigInt((first + index) * CLUSTER_SIZE));
+  }
+  view.setUint8(l1Offset + 7, 2);
+  Deno.writeFileSync(path, start);
+  Deno.truncateSync(path, (first + tableCount) * CLUSTER_SIZE);
+  return start;
+}

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { type BlockFile, checkImage, type CheckResult, Qcow2Error, Qcow2File } from "../../mod.ts";
+import { type BlockFile, checkImage, type CheckResult, Qcow2Error, Qcow2File, repair } from "../../mod.ts";
 import { setRefcount } from "../../lib/format/refcount_entries.ts";
 import { viewOf } from "../../lib/format/uint64.ts";
 import { getUint64, KIB, setUint32, setUint64 } from "../images.ts";
@@ -254,6 +254,41 @@ Deno.test("A power cut while an image is opened that was not closed properly lea
     }
   }
 });
+
+for (const [name, damage] of Object.entries({ ...DAMAGES, ...MULTIPLE_COUNTS })) {
+  Deno.test(`A repair that is ended early leaves nothing worse: ${name}`, async () => {
+    for (const layout of LAYOUTS) {
+      const victim = new Victim(layout);
+      if (name in MULTIPLE_COUNTS && victim.disk.header.refcountOrder < 1) continue;
+      damage(victim);
+      const image = victim.file.content().slice();
+      const disk = read(victim.file);
+      const before = undercounted(findingsOf(victim.file));
+      let lastStep = 0;
+      for (let step = 1; lastStep === 0; step++) {
+        const file = fileOf(image.slice());
+        const controller = new AbortController();
+        let steps = 0;
+        const onProgress = () => ++steps === step && controller.abort("enough");
+        try {
+          await repair(file, { lock: false, signal: controller.signal, onProgress });
+          lastStep = step;
+        } catch (error) {
+          if (!(error instanceof Qcow2Error) || error.code !== "aborted") throw error;
+          assertEquals(error.cause, "enough");
+        }
+        assertEquals(read(file), disk);
+        for (const cluster of undercounted(findingsOf(file))) {
+          assert(before.has(cluster) || isUnreadable(before), `Cluster ${cluster} became undercounted in step ${step}`);
+        }
+        assertMended(await repair(file, { lock: false }), file);
+        assertEquals(read(file), disk);
+        total++;
+      }
+      assert(lastStep > 6, `${lastStep} steps`);
+    }
+  });
+}
 
 Deno.test("A power cut while an image is repaired that is marked as corrupt leaves nothing worse", () => {
   for (const layout of LAYOUTS.filter(({ version }) => version !== 2)) {
