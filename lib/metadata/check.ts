@@ -15,10 +15,11 @@ import { CopiedFlagsCheck } from "./copied_flags_check.ts";
 import { type CheckFinding, type FindingKind, FindingListener, Findings } from "./findings.ts";
 import { type CountedReferences, countReferences } from "./host_references.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
+import { OtherUses } from "./other_uses.ts";
 import { refcountBlockCount, RefcountComparison } from "./refcount_comparison.ts";
 import { rebuildRefcounts } from "./refcount_rebuild.ts";
-import { type HostUse, inWholeClusters, type OnReference } from "./reference_counter.ts";
-import { ReferenceCounts } from "./reference_counts.ts";
+import type { HostUse, OnReference } from "./reference_counter.ts";
+import type { ReferenceCounts } from "./reference_counts.ts";
 import { SnapshotTableCheck } from "./snapshot_table_check.ts";
 import type { SnapshotTable } from "./snapshots.ts";
 import { allAtOnce, type Progress, type Steps } from "./steps.ts";
@@ -98,8 +99,6 @@ class Check {
   /** Those of the snapshot table, which is mended last. */
   readonly #snapshotFindings: Findings;
   readonly #repairsAll: boolean;
-  /** How often clusters are used for anything but L2 tables, once somebody asks. */
-  #otherUses: ReferenceCounts | undefined;
   #done = 0;
   #total = 0;
 
@@ -117,10 +116,11 @@ class Check {
     const { repair } = this.#options;
     if (repair !== undefined) this.#dropUntrustedBitmaps();
     const snapshots = new SnapshotTableCheck(metadata, this.#snapshotFindings, this.#repairsAll);
+    const otherUses = new OtherUses(metadata, snapshots.table);
     this.#total = this.#entryCount(snapshots.table);
-    const counted = yield* this.#counting(this.#count(snapshots.table, this.#repairsAll));
+    const counted = yield* this.#counting(this.#count(snapshots.table, this.#repairsAll ? otherUses : undefined));
     const { statistics, highestCluster, known } = yield* this.#checkRefcounts(counted, snapshots.table);
-    yield* this.#counting(new CopiedFlagsCheck(metadata, this.#findings, { repair, known }).run());
+    yield* this.#counting(new CopiedFlagsCheck(metadata, this.#findings, { repair, known, otherUses }).run());
     if (repair !== undefined) this.#clearMarks();
     // Nothing is allocated as long as a cluster may be in use that looks free.
     if (isComplete(counted)) snapshots.mend();
@@ -172,13 +172,14 @@ class Check {
     return { done: Math.min(this.#done, this.#total), total: this.#total };
   }
 
-  #count(snapshotTable: SnapshotTable, repairs: boolean): Steps<number, CountedReferences> {
+  /** Counts, and mends what it can where it is told which clusters to leave alone. */
+  #count(snapshotTable: SnapshotTable, otherUses?: OtherUses): Steps<number, CountedReferences> {
     return countReferences(this.#metadata, {
       snapshotTable,
       report: (finding, times) => this.#findings.note(finding, times),
       onReference: this.#options.onReference,
-      clearEntry: repairs ? (entryAt) => this.#clearEntry(entryAt, snapshotTable) : undefined,
-      growFile: repairs ? (size) => this.#growFile(size) : undefined,
+      clearEntry: otherUses === undefined ? undefined : (entryAt) => this.#clearEntry(entryAt, otherUses),
+      growFile: otherUses === undefined ? undefined : (size) => this.#growFile(size),
     });
   }
 
@@ -233,7 +234,7 @@ class Check {
     yield* this.#besides(rebuildRefcounts(this.#metadata, counted.references, isComplete(counted)));
     const before = { ...left };
     this.#findings.forget();
-    const recounted = yield* this.#besides(this.#count(snapshotTable, false));
+    const recounted = yield* this.#besides(this.#count(snapshotTable));
     fixed.corruption += Math.max(0, before.corruption - left.corruption);
     fixed.leak += Math.max(0, before.leak - left.leak);
     // That the old structures are nobody's now is not news of the image.
@@ -259,31 +260,10 @@ class Check {
     this.#metadata.setBitmapsPointer(undefined);
   }
 
-  /** Counts what is used for anything but L2 tables. */
-  #countOtherUses(snapshotTable: SnapshotTable): ReferenceCounts {
-    const { clusterSize } = this.#metadata.geometry;
-    const counts = new ReferenceCounts();
-    const counting = countReferences(this.#metadata, {
-      snapshotTable,
-      report: () => {},
-      onReference: (use, offset, length) => {
-        if (use === "active L2 table" || use === "inactive L2 table") return;
-        const { offset: first, length: whole } = inWholeClusters({ offset, length }, clusterSize);
-        for (let position = first; position < first + whole; position += clusterSize) {
-          counts.add(position / clusterSize);
-        }
-      },
-    });
-    allAtOnce(counting);
-    return counts;
-  }
-
   /** Makes a cluster read as zeroes, or those of its parts that were allocated. */
-  #clearEntry(entryAt: number, snapshotTable: SnapshotTable): boolean {
+  #clearEntry(entryAt: number, otherUses: OtherUses): boolean {
     const { file, l2Cache, geometry, header } = this.#metadata;
-    // Where an L1 entry is wrong, what it points to may be anything.
-    this.#otherUses ??= this.#countOtherUses(snapshotTable);
-    if (this.#otherUses.get(Math.floor(entryAt / geometry.clusterSize)) > 0) return false;
+    if (otherUses.has("L2 table", entryAt)) return false;
     const entry = new Uint8Array(geometry.l2EntrySize);
     const view = viewOf(entry);
     if (hasExtendedL2(header)) {

@@ -10,6 +10,7 @@ import { COMPRESSED_FLAG, contiguousEntryCount, COPIED_FLAG, entryOffset } from 
 import { viewOf } from "../format/uint64.ts";
 import type { Findings, NotedFinding, Report } from "./findings.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
+import type { MendedTable, OtherUses } from "./other_uses.ts";
 import type { PointerTable } from "./pointer_table.ts";
 import type { ReferenceCounts } from "./reference_counts.ts";
 import { SharedTables } from "./shared_tables.ts";
@@ -22,6 +23,8 @@ export interface CopiedFlagsCheckOptions {
   readonly repair: "leaks" | "all" | undefined;
   /** All refcounts, as they were counted, where they are known to be right. */
   readonly known: ReferenceCounts | undefined;
+  /** What else is kept in the clusters of tables. */
+  readonly otherUses: OtherUses;
 }
 
 /** The COPIED flag of an active entry must say whether the refcount is exactly one. */
@@ -31,6 +34,7 @@ export class CopiedFlagsCheck {
   readonly #repairs: boolean;
   /** What is known of the refcounts, where entries can be compared in a row. */
   readonly #known: ReferenceCounts | undefined;
+  readonly #otherUses: OtherUses;
   readonly #bytes: Uint8Array<ArrayBuffer>;
 
   /**
@@ -38,10 +42,11 @@ export class CopiedFlagsCheck {
    * @param findings What was found until now, and where to note more.
    * @param options How to check.
    */
-  constructor(metadata: ImageMetadata, findings: Findings, { repair, known }: CopiedFlagsCheckOptions) {
+  constructor(metadata: ImageMetadata, findings: Findings, { repair, known, otherUses }: CopiedFlagsCheckOptions) {
     this.#metadata = metadata;
     this.#findings = findings;
     this.#known = hasDataFile(metadata.header) || hasExtendedL2(metadata.header) ? undefined : known;
+    this.#otherUses = otherUses;
     this.#bytes = new Uint8Array(metadata.geometry.clusterSize);
     const { corruption, leak, error } = findings.left;
     // After leaks were mended, flags may be wrong that were right before. Where refcounts are all right now, they can be trusted.
@@ -70,7 +75,7 @@ export class CopiedFlagsCheck {
       return true;
     });
     // What was mended is right when another entry leads there again.
-    if (!this.#repairs) yield* tables.finish();
+    yield* tables.finish();
     if (this.#repairs) this.#metadata.flush();
   }
 
@@ -85,8 +90,10 @@ export class CopiedFlagsCheck {
     if (refcount === undefined) return 0;
     if ((refcount === 1) !== ((upper & COPIED_FLAG) !== 0)) {
       const place = `L2 cluster: l1_index=${index} l1_entry=${hexEntry(upper, lower)}`;
-      this.#findings.note(this.#finding(place, cluster, l1.offset + index * 8));
-      if (this.#repairs) l1.set(index, withCopied(upper, refcount === 1), lower);
+      const hostOffset = l1.offset + index * 8;
+      const fixed = this.#isMended("L1 table", hostOffset);
+      this.#findings.note(this.#finding(place, cluster, hostOffset, fixed));
+      if (fixed) l1.set(index, withCopied(upper, refcount === 1), lower);
     }
     return offset;
   }
@@ -114,8 +121,11 @@ export class CopiedFlagsCheck {
       const cluster = dataFile ? undefined : Math.floor(offset / geometry.clusterSize);
       const refcount = cluster === undefined ? 1 : this.#refcountOf(cluster);
       if (refcount === undefined || (refcount === 1) === ((upper & COPIED_FLAG) !== 0)) continue;
-      report(this.#finding(`data cluster: l2_entry=${hexEntry(upper, lower)}`, cluster, tableOffset + position), times);
-      if (this.#repairs) this.#setEntry(tableOffset, position, withCopied(upper, refcount === 1));
+      const hostOffset = tableOffset + position;
+      const fixed = this.#isMended("L2 table", hostOffset);
+      const place = `data cluster: l2_entry=${hexEntry(upper, lower)}`;
+      report(this.#finding(place, cluster, hostOffset, fixed), fixed ? 1 : times);
+      if (fixed) this.#setEntry(tableOffset, position, withCopied(upper, refcount === 1));
     }
   }
 
@@ -134,10 +144,15 @@ export class CopiedFlagsCheck {
     }
   }
 
-  #finding(place: string, cluster: number | undefined, hostOffset: number): NotedFinding {
-    const what = this.#repairs ? "Repairing" : "ERROR";
+  /** What stands there besides a table must not suffer. */
+  #isMended(table: MendedTable, hostOffset: number): boolean {
+    return this.#repairs && !this.#otherUses.has(table, hostOffset);
+  }
+
+  #finding(place: string, cluster: number | undefined, hostOffset: number, fixed: boolean): NotedFinding {
+    const what = fixed ? "Repairing" : "ERROR";
     const refcount = cluster === undefined ? "1" : this.#metadata.refcounts.textOf(cluster);
-    return { message: `${what} OFLAG_COPIED ${place} refcount=${refcount}`, hostOffset, fixed: this.#repairs };
+    return { message: `${what} OFLAG_COPIED ${place} refcount=${refcount}`, hostOffset, fixed };
   }
 
   /** The refcount, where it can be read. */

@@ -503,6 +503,23 @@ qemuTest(
     }),
 );
 
+Deno.test("A repair leaves data alone that a wrong L1 entry takes for a table", () => {
+  const image = usedImage();
+  const { l1 } = new ImageMap(image);
+  const [first, second] = [0, 1].map((index) => new ImageMap(image).data(0, index));
+  if (first === undefined || second === undefined) return;
+  // The guest's own bytes look like an entry whose COPIED flag is wrong.
+  const data = filled(65536, 0);
+  new DataView(data.buffer).setBigUint64(8, COPIED | BigInt(first));
+  const file = copyOf(image);
+  file.writeAt(second, data);
+  setUint64(file, l1 + 8, COPIED | BigInt(second));
+  const { corruptionsFixed } = checkImage(file, { repair: "all" });
+  assert(corruptionsFixed > 0);
+  using disk = Qcow2File.open(copyOf(file));
+  assertEquals(readBytes(disk, 65536, 65536), data);
+});
+
 qemuTest("A repair keeps what snapshots and bitmaps need", () =>
   withFolder((folder) => {
     const image = `${folder}/disk.qcow2`;
