@@ -29,7 +29,7 @@ export type { CompressionType, EncryptionMethod, Header } from "./lib/format/hea
 export type { HeaderExtension } from "./lib/format/header_extensions.ts";
 export type { LayoutOptions } from "./lib/format/layout.ts";
 export type { Snapshot } from "./lib/format/snapshot_table.ts";
-export type { AmendOptions } from "./lib/image/amend.ts";
+export type { AmendOptions as ImageAmendOptions, AmendProgress } from "./lib/image/amend.ts";
 export type { AddBitmapOptions, Bitmap, DirtyExtent } from "./lib/image/bitmaps.ts";
 export type { BackingPolicy, BackingReference } from "./lib/image/backing.ts";
 export type { DataFilePolicy, DataFileReference, ExistingDataFile } from "./lib/image/data_file.ts";
@@ -37,7 +37,7 @@ export { detectImageType, type ImageType } from "./lib/image/detect.ts";
 export type { FileSource } from "./lib/image/host_file.ts";
 export type { CreateOptions, Durability, ImageOptions, OpenOptions, SnapshotOptions } from "./lib/image/options.ts";
 export type { Preallocation } from "./lib/image/preallocation.ts";
-export type { ResizeOptions } from "./lib/image/resize.ts";
+export type { ResizeOptions as ImageResizeOptions } from "./lib/image/resize.ts";
 export type { RevertOptions } from "./lib/image/revert.ts";
 export { Qcow2File, type TableEntry } from "./lib/image/qcow2_file.ts";
 export { type RawCreateOptions, RawFile, type RawOpenOptions } from "./lib/image/raw_file.ts";

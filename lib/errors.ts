@@ -24,6 +24,7 @@
  * | `marked-corrupt` | the image carries the corrupt bit and may only be read |
  * | `read-only` | a write to an image that was opened for reading |
  * | `closed` | a call on an image that was closed |
+ * | `busy` | a call on an image that is being resized or amended step by step |
  * | `failed` | an earlier failure leaves it unknown what is on stable storage; only reads are possible |
  * | `locked` | somebody else has the file open in a way that does not go together |
  * | `no-space` | the host has no room left |
@@ -50,6 +51,7 @@ export type Qcow2ErrorCode =
   | "marked-corrupt"
   | "read-only"
   | "closed"
+  | "busy"
   | "failed"
   | "locked"
   | "no-space"

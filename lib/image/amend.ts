@@ -4,7 +4,6 @@
  * @module
  */
 
-import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { AUTOCLEAR, COMPATIBLE } from "../format/feature_bits.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
@@ -21,6 +20,7 @@ import { extensionsForVersion } from "../format/layout.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { changeRefcountWidth } from "../metadata/refcount_width.ts";
 import { completeSnapshotTable } from "../metadata/snapshot_changes.ts";
+import type { Progress, Steps } from "../metadata/steps.ts";
 import { withDataFileName } from "./data_file.ts";
 import { checkDowngrade, expandZeroClusters } from "./downgrade.ts";
 import { resizeImage, type ResizeTarget } from "./resize.ts";
@@ -55,42 +55,54 @@ export interface AmendOptions {
   readonly backingFormat?: string;
 }
 
+/** How far amending an image has come. */
+export interface AmendProgress extends Progress {
+  /** Which of the options is being put into effect; what is done and what there is count for this one alone. */
+  readonly change: "version" | "refcountBits" | "size";
+  /** How much is done: in bytes of the disk for its size, in entries of tables otherwise. */
+  readonly done: number;
+}
+
 /** What is amended: parts of an image, which are new ones after {@linkcode AmendTarget.reopen}. */
 export interface AmendTarget extends ResizeTarget {
   /** Path of the image, or another name where it has none. */
   readonly path: string;
-  /** What unallocated clusters read as, if anything. */
-  readonly backing: Disk | undefined;
   /** Reads the metadata anew, after the header was rewritten. */
   reopen(): void;
 }
 
 /**
  * Changes what an image was created with: upgrade first, then refcounts and size, downgrade last, as QEMU does it. What
- * cannot be done is found before anything is changed, but for what only the tables tell.
+ * cannot be done is found before anything is changed, but for what only the tables tell. Where it is given up, what is done stays done,
+ * and of the change that is being made the image shows nothing.
  *
  * @param target The image.
  * @param options What to change.
+ * @returns Steps.
  * @throws {Qcow2Error} With code `invalid-argument`, `unsupported`, `refcount-overflow`, `no-space`, `corrupt` or `io`.
  */
-export function amendImage(target: AmendTarget, options: AmendOptions): void {
+export function* amendImage(target: AmendTarget, options: AmendOptions): Steps<AmendProgress, void> {
   const { header } = target.metadata;
   const version = options.version ?? header.version;
   target.metadata.flush();
   checkOptions(target, options, version);
-  if (version > header.version) upgrade(target);
+  if (version > header.version) yield* telling("version", upgrade(target));
   const { refcountBits, lazyRefcounts, size, shrink } = options;
   if (refcountBits !== undefined && refcountBits !== target.metadata.geometry.refcountBits) {
     target.metadata.flush();
-    changeRefcountWidth(target.metadata, refcountBits);
+    yield* telling("refcountBits", changeRefcountWidth(target.metadata, refcountBits));
     target.reopen();
   }
   setDataFile(target, options);
   if (lazyRefcounts !== undefined) setLazyRefcounts(target.metadata, lazyRefcounts);
   if (size !== undefined) {
-    resizeImage(target, size, shrink === undefined ? {} : { shrink });
+    yield* telling("size", resizeImage(target, size, shrink === undefined ? {} : { shrink }));
   }
-  if (version < header.version) downgrade(target);
+  if (version < header.version) yield* telling("version", downgrade(target));
+}
+
+function* telling(change: AmendProgress["change"], steps: Steps<Progress, void>): Steps<AmendProgress, void> {
+  for (const { done, total } of steps) yield { change, done, total };
 }
 
 function checkOptions({ metadata, path }: AmendTarget, options: AmendOptions, version: 2 | 3): void {
@@ -147,12 +159,16 @@ function versionFields(header: Header, version: 2 | 3): Partial<Header> {
   };
 }
 
-function upgrade(target: AmendTarget): void {
+/** First the snapshot table, then the header. */
+function* upgrade(target: AmendTarget): Steps<Progress, void> {
   const { metadata } = target;
+  yield { done: 0, total: 2 };
   completeSnapshotTable(metadata);
   metadata.flush();
+  yield { done: 1, total: 2 };
   metadata.rewriteHeader(versionFields(metadata.header, 3));
   target.reopen();
+  yield { done: 2, total: 2 };
 }
 
 /** The fields that tell of the data file. */
@@ -177,10 +193,10 @@ function setLazyRefcounts(metadata: ImageMetadata, on: boolean): void {
   if (changed !== compatibleFeatures) metadata.updateHeader({ compatibleFeatures: changed });
 }
 
-function downgrade(target: AmendTarget): void {
+function* downgrade(target: AmendTarget): Steps<Progress, void> {
   const { metadata, io, backing } = target;
   metadata.flush();
-  expandZeroClusters(metadata, io, backing);
+  yield* expandZeroClusters(metadata, io, backing);
   metadata.rewriteHeader(versionFields(metadata.header, 2));
   target.reopen();
 }

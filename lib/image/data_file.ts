@@ -9,6 +9,7 @@ import { AUTOCLEAR } from "../format/feature_bits.ts";
 import { EXTENSION, type HeaderExtension } from "../format/header_extensions.ts";
 import { extensionText, hasDataFile, type Header } from "../format/header.ts";
 import { isAllZero } from "../format/zeroes.ts";
+import { allAtOnce } from "../metadata/steps.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { FsBlockFile } from "../storage/fs_block_file.ts";
 import { acquireFile, createFile } from "./host_file.ts";
@@ -176,7 +177,7 @@ export class NewDataFile {
   prepare(size: number, preallocation: Preallocation): void {
     const { file } = this;
     if (!this.keepsContent) file.truncate(0);
-    if (file.size < size) reserveHostRange(file, file.size, size - file.size, preallocation);
+    if (file.size < size) allAtOnce(reserveHostRange(file, file.size, size - file.size, preallocation));
   }
 
   /** Closes the file, and takes it away where it was made for an image that is not going to be. */

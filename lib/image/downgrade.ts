@@ -18,6 +18,7 @@ import type { PointerTable } from "../metadata/pointer_table.ts";
 import { readL1 } from "../metadata/snapshot_changes.ts";
 import { readSnapshotTable } from "../metadata/snapshots.ts";
 import { expandSnapshotZeroes } from "../metadata/snapshot_zeroes.ts";
+import type { Progress, Steps } from "../metadata/steps.ts";
 import { TableTree } from "../metadata/table_tree.ts";
 import type { GuestIo } from "./guest_io.ts";
 
@@ -95,22 +96,44 @@ function hasCompressedClusters(metadata: ImageMetadata): boolean {
  * @param metadata The image, ready for writing.
  * @param io Its guest's bytes.
  * @param backing What unallocated clusters read as, if anything.
+ * @returns Steps, which tell of the entries of all L1 tables.
  * @throws {Qcow2Error} With code `no-space`, `corrupt` or `io`.
  */
-export function expandZeroClusters(metadata: ImageMetadata, io: GuestIo, backing: Disk | undefined): void {
+export function* expandZeroClusters(
+  metadata: ImageMetadata,
+  io: GuestIo,
+  backing: Disk | undefined,
+): Steps<Progress, void> {
+  const { mapping, file, header } = metadata;
   const backingSize = backing?.size ?? 0;
-  expandActiveZeroes(metadata, io, backingSize);
+  let total = mapping.l1.entryCount;
+  for (const { l1EntryCount } of readSnapshotTable(file.file, header).snapshots) total += l1EntryCount;
+  let done = 0;
+  for (let l1Index = 0; l1Index < mapping.l1.entryCount; l1Index++) {
+    expandActiveZeroes(metadata, io, backingSize, l1Index);
+    yield { done: ++done, total };
+  }
   metadata.flush();
-  expandSnapshotZeroes(metadata, backingSize);
+  for (const entryCount of expandSnapshotZeroes(metadata, backingSize)) {
+    done += entryCount;
+    yield { done, total };
+  }
 }
 
-function expandActiveZeroes({ geometry, mapping }: ImageMetadata, io: GuestIo, backingSize: number): void {
+/** Expands what an entry of the active L1 table leads to. */
+function expandActiveZeroes(
+  { geometry, mapping }: ImageMetadata,
+  io: GuestIo,
+  backingSize: number,
+  l1Index: number,
+): void {
   const { clusterSize } = geometry;
   const run = new MappedRun();
   const zeroes = new Uint8Array(clusterSize);
   const backingEnd = alignUp(backingSize, clusterSize);
-  const end = mapping.l1.entryCount * geometry.l2TableSpan;
-  for (let position = 0; position < end;) {
+  const start = l1Index * geometry.l2TableSpan;
+  const end = start + geometry.l2TableSpan;
+  for (let position = start; position < end;) {
     const inSlice = mapping.sliceSpan - position % mapping.sliceSpan;
     mapping.find(position, Math.min(end - position, inSlice), run);
     const { kind, length } = run;

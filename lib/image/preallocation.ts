@@ -8,6 +8,7 @@ import { Qcow2Error } from "../errors.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
+import { allAtOnce, type Steps } from "../metadata/steps.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 
 /**
@@ -18,6 +19,8 @@ export type Preallocation = "off" | "metadata" | "falloc" | "full";
 
 /** The most zeroes that are written at once, in bytes. */
 const ZEROES_LENGTH = 1024 * 1024;
+/** Of clusters that are written full of zeroes so many bytes are a step, or a single cluster. */
+const STEP_LENGTH = 8 * ZEROES_LENGTH;
 
 /** What {@linkcode reserveHostRange} needs of a file. */
 type HostFile = Pick<BlockFile, "size" | "writeAt" | "truncate" | "preallocate">;
@@ -33,29 +36,39 @@ type HostFile = Pick<BlockFile, "size" | "writeAt" | "truncate" | "preallocate">
  * clusters have subclusters.
  * @param to Guest offset behind the last byte.
  * @param mode How much to allocate.
+ * @returns Steps, each of which tells how many bytes of the disk it has done. Those that are done are not undone.
  * @throws {Qcow2Error} With code `no-space` or `io` where the host fails; a part of the range may be allocated then.
  */
-export function preallocateGuestRange(metadata: ImageMetadata, from: number, to: number, mode: Preallocation): void {
+export function* preallocateGuestRange(
+  metadata: ImageMetadata,
+  from: number,
+  to: number,
+  mode: Preallocation,
+): Steps<number, void> {
   if (mode === "off") return;
   const { geometry, mapping, allocator, file, hasDataFile } = metadata;
   const { clusterSize, subclusterSize } = geometry;
   const run = new MappedRun();
   const end = alignUp(to, clusterSize);
+  const stepLength = mode === "metadata" ? Infinity : Math.max(clusterSize, STEP_LENGTH);
   for (let position = alignDown(from, clusterSize); position < end;) {
     mapping.find(position, end - position, run);
     const { kind } = run;
     if (kind !== ClusterKind.unallocated && kind !== ClusterKind.zero) {
-      position = alignUp(position + run.length, clusterSize);
+      const next = alignUp(position + run.length, clusterSize);
+      yield next - position;
+      position = next;
       continue;
     }
     // A cluster whose parts differ is taken alone.
     const whole = alignDown(run.length, clusterSize);
     const sliceEnd = alignDown(position, mapping.sliceSpan) + mapping.sliceSpan;
-    const wanted = Math.min(sliceEnd - position, Math.max(whole, clusterSize));
+    const wanted = Math.min(sliceEnd - position, Math.max(whole, clusterSize), stepLength);
     const slice = mapping.prepareSlice(position);
     if (hasDataFile) {
       mapping.reserve(slice, position, wanted, position);
       position += wanted;
+      yield wanted;
       continue;
     }
     const target = allocator.allocateRun(wanted / clusterSize);
@@ -64,7 +77,7 @@ export function preallocateGuestRange(metadata: ImageMetadata, from: number, to:
     const isShort = mode === "metadata" && subclusterSize < clusterSize;
     try {
       metadata.assertNoMetadata("preallocated clusters", target.offset, length);
-      reserveHostRange(file, target.offset, isShort ? Math.min(length, to - position) : length, mode);
+      allAtOnce(reserveHostRange(file, target.offset, isShort ? Math.min(length, to - position) : length, mode));
     } catch (error) {
       if (file.failure === undefined) allocator.release(target);
       throw error;
@@ -76,6 +89,7 @@ export function preallocateGuestRange(metadata: ImageMetadata, from: number, to:
       mapping.reserve(slice, position, length, target.offset);
     }
     position += length;
+    yield length;
   }
 }
 
@@ -86,22 +100,31 @@ export function preallocateGuestRange(metadata: ImageMetadata, from: number, to:
  * @param offset Where to begin, in bytes.
  * @param length How far, in bytes.
  * @param mode How much to allocate.
+ * @returns Steps, each of which tells how many bytes it has done.
  * @throws {Qcow2Error} With code `no-space` or `io`.
  */
-export function reserveHostRange(file: HostFile, offset: number, length: number, mode: Preallocation): void {
+export function* reserveHostRange(
+  file: HostFile,
+  offset: number,
+  length: number,
+  mode: Preallocation,
+): Steps<number, void> {
   const end = offset + length;
   // What the file has already may hold what was freed there: it is written over, which allocates it.
   const inside = Math.min(end, Math.max(offset, file.size));
-  writeZeroes(file, offset, inside);
+  yield* writeZeroes(file, offset, inside);
   if (inside === end) return;
-  if (mode === "full" || (mode === "falloc" && !file.preallocate(inside, end - inside))) writeZeroes(file, inside, end);
-  else if (mode !== "falloc") file.truncate(end);
+  if (mode === "full" || (mode === "falloc" && !file.preallocate(inside, end - inside))) {
+    yield* writeZeroes(file, inside, end);
+  } else if (mode !== "falloc") file.truncate(end);
 }
 
-function writeZeroes(file: HostFile, from: number, to: number): void {
+function* writeZeroes(file: HostFile, from: number, to: number): Steps<number, void> {
   const zeroes = new Uint8Array(Math.min(ZEROES_LENGTH, to - from));
   for (let position = from; position < to; position += zeroes.length) {
-    file.writeAt(position, zeroes.subarray(0, Math.min(zeroes.length, to - position)));
+    const length = Math.min(zeroes.length, to - position);
+    file.writeAt(position, zeroes.subarray(0, length));
+    yield length;
   }
 }
 

@@ -17,9 +17,10 @@ import { checkMetadata, type CheckResult, type RepairKind } from "../metadata/ch
 import { ImageMetadata, readHeader } from "../metadata/image_metadata.ts";
 import { applySnapshot, createSnapshot, deleteSnapshot } from "../metadata/snapshot_changes.ts";
 import { findSnapshot, readSnapshotTable } from "../metadata/snapshots.ts";
+import { allAtOnce, type Progress, type Steps } from "../metadata/steps.ts";
 import type { BlockFile, DataExtent } from "../storage/block_file.ts";
 import { type AddBitmapOptions, type Bitmap, Bitmaps, type DirtyExtent } from "./bitmaps.ts";
-import { amendImage, type AmendOptions } from "./amend.ts";
+import { amendImage, type AmendOptions, type AmendProgress, type AmendTarget } from "./amend.ts";
 import { allowedBacking, backingReference, withBackingFile } from "./backing.ts";
 import { checkRange, seekTo } from "./cursor.ts";
 import { createDataFile, type NewDataFile, openDataFile } from "./data_file.ts";
@@ -94,6 +95,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   readonly #openSnapshots = new Set<SnapshotDisk>();
   #cursor = 0;
   #closed = false;
+  /** What is being done in steps, if anything. */
+  #work: Disposable | undefined;
 
   private constructor(
     file: BlockFile,
@@ -260,7 +263,10 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     if (preallocation === "off" && !dataFileRaw) return;
     this.#metadata.prepareForWriting();
     if (keepsContent) this.#io.mapDataFile();
-    else preallocateGuestRange(this.#metadata, 0, this.size, preallocation === "off" ? "metadata" : preallocation);
+    else {
+      const mode = preallocation === "off" ? "metadata" : preallocation;
+      allAtOnce(preallocateGuestRange(this.#metadata, 0, this.size, mode));
+    }
     this.flush();
   }
 
@@ -616,12 +622,24 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * ```
    */
   resize(size: number, options: ResizeOptions = {}): void {
-    this.#assertWritable();
-    resizeImage(
-      { metadata: this.#metadata, io: this.#io, zeroes: this.#zeroes, bitmaps: this.#bitmaps },
-      size,
-      options,
-    );
+    allAtOnce(this.resizeInSteps(size, options));
+  }
+
+  /**
+   * Does what {@linkcode Qcow2File.resize} does, a step each time it is asked for a value, so that the caller can do something else in
+   * between; `resize` of the operations does that with the event loop. Until the last step nothing else can be done with the image: it
+   * fails with code `busy`.
+   *
+   * Where it is ended early, a disk that was to grow has its old size. One that was to shrink has its new size once a step has told of
+   * something done, and what stood behind its end may take space until it grows again.
+   *
+   * @param size The new virtual size in bytes, rounded up to a multiple of 512.
+   * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
+   * @returns How far it is after each step, in bytes of what is added or taken away.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.resize} does; `closed` where the image was closed meanwhile.
+   */
+  resizeInSteps(size: number, options: ResizeOptions = {}): Generator<Progress, void, void> {
+    return this.#alone(() => resizeImage(this.#parts(), size, options));
   }
 
   /**
@@ -649,13 +667,35 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * ```
    */
   amend(options: AmendOptions): void {
-    this.#assertWritable();
-    this.#bitmaps.save();
+    allAtOnce(this.amendInSteps(options));
+  }
+
+  /**
+   * Does what {@linkcode Qcow2File.amend} does, a step each time it is asked for a value, so that the caller can do something else in
+   * between; `amend` of the operations does that with the event loop. Until the last step nothing else can be done with the image: it
+   * fails with code `busy`.
+   *
+   * Where it is ended early, each of the changes was made or was not, but for the size, as {@linkcode Qcow2File.resizeInSteps} says; the
+   * disk reads as before.
+   *
+   * @param options What to change.
+   * @returns How far it is after each step.
+   * @throws {Qcow2Error} As {@linkcode Qcow2File.amend} does; `closed` where the image was closed meanwhile.
+   */
+  amendInSteps(options: AmendOptions): Generator<AmendProgress, void, void> {
+    return this.#alone(() => {
+      this.#bitmaps.save();
+      return amendImage(this.#parts(), options);
+    });
+  }
+
+  /** What is resized and amended. The parts are those that the image has when they are asked for. */
+  #parts(): AmendTarget {
     const metadata = (): ImageMetadata => this.#metadata;
     const io = (): GuestIo => this.#io;
     const zeroes = (): GuestZeroes => this.#zeroes;
     const bitmaps = (): Bitmaps => this.#bitmaps;
-    amendImage({
+    return {
       get metadata() {
         return metadata();
       },
@@ -665,13 +705,30 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       get zeroes() {
         return zeroes();
       },
-      path: this.#file.name,
       get bitmaps() {
         return bitmaps();
       },
+      path: this.#file.name,
       backing: this.#backing,
       reopen: () => this.#reopen(),
-    }, options);
+    };
+  }
+
+  /** Does work that nothing else may come between. */
+  *#alone<Told>(begin: () => Steps<Told, void>): Steps<Told, void> {
+    this.#assertWritable();
+    using work = begin();
+    this.#work = work;
+    try {
+      for (;;) {
+        const step = work.next();
+        if (step.done === true) return;
+        yield step.value;
+        if (this.#closed) throw this.#closedError();
+      }
+    } finally {
+      this.#work = undefined;
+    }
   }
 
   /**
@@ -898,6 +955,7 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     if (this.#closed) return;
     this.#closed = true;
     try {
+      this.#work?.[Symbol.dispose]();
       if (this.#write) this.#flushForGood();
     } finally {
       this.#file.close();
@@ -1462,7 +1520,14 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   }
 
   #assertOpen(): void {
-    if (this.#closed) throw new Qcow2Error("closed", `Image "${this.#file.name}" is closed`);
+    if (this.#closed) throw this.#closedError();
+    if (this.#work !== undefined) {
+      throw new Qcow2Error("busy", `Image "${this.#file.name}" is being resized or amended`);
+    }
+  }
+
+  #closedError(): Qcow2Error {
+    return new Qcow2Error("closed", `Image "${this.#file.name}" is closed`);
   }
 
   #assertWritable(): void {

@@ -7,6 +7,7 @@
 import type { Disk, Extent, HostBytes, WriteZeroesOptions } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
+import { allAtOnce, type Progress } from "../metadata/steps.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import { checkRange } from "./cursor.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
@@ -147,7 +148,7 @@ export class RawFile implements Disk {
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       const length = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
-      if (preallocation !== "off") reserveHostRange(file, 0, length, preallocation);
+      if (preallocation !== "off") allAtOnce(reserveHostRange(file, 0, length, preallocation));
       else file.truncate(length);
       // As QEMU does: with its first block allocated, a file answers questions about its alignment like any other.
       if (size > 0 && preallocation !== "full") file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
@@ -185,13 +186,39 @@ export class RawFile implements Disk {
    * ```
    */
   resize(size: number, options: ResizeOptions = {}): void {
+    allAtOnce(this.resizeInSteps(size, options));
+  }
+
+  /**
+   * Does what {@linkcode RawFile.resize} does, a step each time it is asked for a value, so that the caller can do something else in
+   * between, or end it early: the disk has its old size then. `resize` of the operations does that with the event loop.
+   *
+   * @param size The new size in bytes, rounded up to a multiple of 512.
+   * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
+   * @returns How far it is after each step, in bytes of what is added.
+   * @throws {Qcow2Error} As {@linkcode RawFile.resize} does.
+   */
+  *resizeInSteps(size: number, options: ResizeOptions = {}): Generator<Progress, void, void> {
     this.#assertWritable();
     refuseMetadata(options.preallocation);
     const target = checkedSize(this.#size, size, options);
     const mode = options.preallocation ?? "off";
     const { size: length } = this.#file;
+    const total = target - length;
     if (mode === "off") this.#file.truncate(target);
-    else reserveHostRange(this.#file, length, target - length, mode);
+    let done = 0;
+    let isGivenUp = mode !== "off";
+    try {
+      for (const bytes of mode === "off" ? [] : reserveHostRange(this.#file, length, total, mode)) {
+        yield { done: done += bytes, total };
+      }
+      isGivenUp = false;
+    } catch (error) {
+      isGivenUp = false;
+      throw error;
+    } finally {
+      if (isGivenUp) this.#file.truncate(length);
+    }
     this.#size = target;
   }
 

@@ -4,11 +4,13 @@
  * @module
  */
 
+import type { Disk } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { alignUp, l1EntryCountFor } from "../format/geometry.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, MappedRun } from "../metadata/mapping.ts";
 import type { OrderedFile } from "../metadata/ordered_file.ts";
+import { allAtOnce, type Progress, type Steps } from "../metadata/steps.ts";
 import type { Bitmaps } from "./bitmaps.ts";
 import type { GuestIo } from "./guest_io.ts";
 import type { GuestZeroes } from "./guest_zeroes.ts";
@@ -32,6 +34,8 @@ export interface ResizeOptions {
 
 /** QEMU counts virtual sizes in these. */
 const SECTOR_SIZE = 512;
+/** So many bytes of the disk are cleared in a step, or what an L2 table describes. */
+const MIN_PIECE_LENGTH = 16 * 1024 * 1024;
 
 /**
  * The size that a disk gets.
@@ -76,18 +80,27 @@ export interface ResizeTarget {
   readonly zeroes: GuestZeroes;
   /** Its bitmaps. */
   readonly bitmaps: Bitmaps;
+  /** What unallocated clusters read as, if anything. */
+  readonly backing: Disk | undefined;
 }
 
 /**
- * Resizes the disk of an image, so that a crash at any time leaves the old size or the new one.
+ * Resizes the disk of an image, so that a crash at any time leaves the old size or the new one. Where it is given up, what had been
+ * allocated for a longer disk is given back, and a disk that has become shorter stays so; what stands behind its end then takes space
+ * until it grows again.
  *
  * @param target The image.
  * @param wanted The new size in bytes, rounded up to a multiple of 512.
  * @param options Whether the disk may become shorter, and what is allocated.
+ * @returns Steps, which tell of the bytes that are added or taken away.
  * @throws {Qcow2Error} With code `invalid-argument` as {@linkcode checkedSize} does, `unsupported` where snapshots or bitmaps
  * forbid it, `limit-exceeded` where the L1 table would be too long, `no-space`, `corrupt` or `io`.
  */
-export function resizeImage(target: ResizeTarget, wanted: number, options: ResizeOptions): void {
+export function* resizeImage(
+  target: ResizeTarget,
+  wanted: number,
+  options: ResizeOptions,
+): Steps<Progress, void> {
   const { metadata, bitmaps } = target;
   const size = checkedSize(metadata.diskSize, wanted, options);
   const { header } = metadata;
@@ -98,41 +111,79 @@ export function resizeImage(target: ResizeTarget, wanted: number, options: Resiz
     });
   }
   bitmaps.prepareResize(size);
-  if (size > metadata.diskSize) grow(target, size, options.preallocation ?? "off");
-  else if (size < metadata.diskSize) shrink(target, size);
+  const total = Math.abs(size - metadata.diskSize);
+  if (total === 0) return;
+  let done = 0;
+  const steps = size > metadata.diskSize ? grow(target, size, options.preallocation ?? "off") : shrink(target, size);
+  for (const bytes of steps) {
+    done = Math.min(total, done + bytes);
+    yield { done, total };
+  }
 }
 
 /** The header tells the new size last, when everything behind the old end reads as zeroes for good. */
-function grow({ metadata, io, zeroes, bitmaps }: ResizeTarget, size: number, mode: Preallocation): void {
+function* grow(target: ResizeTarget, size: number, mode: Preallocation): Steps<number, void> {
+  const { metadata, io, bitmaps } = target;
   const oldSize = metadata.diskSize;
   metadata.growL1(l1EntryCountFor(metadata.geometry, size));
-  if (metadata.hasDataFile) growDataFile(metadata.guestFile, oldSize, size, mode);
-  zeroes.clearBehindEnd(oldSize, size);
-  // A raw data file holds the whole disk, so everything in it is mapped.
-  const allocated = metadata.hasRawDataFile && mode === "off" ? "metadata" : mode;
-  if (allocated !== "off") {
-    io.placeCutCluster(oldSize, allocated !== "metadata");
-    preallocateGuestRange(metadata, oldSize, size, allocated);
+  let isGivenUp = true;
+  try {
+    if (metadata.hasDataFile) yield* growDataFile(metadata.guestFile, oldSize, size, mode);
+    // A raw data file holds the whole disk, so everything in it is mapped.
+    const allocated = metadata.hasRawDataFile && mode === "off" ? "metadata" : mode;
+    for (const bytes of clearBehindEnd(target, size)) yield allocated === "off" ? bytes : 0;
+    if (allocated !== "off") {
+      io.placeCutCluster(oldSize, allocated !== "metadata");
+      yield* preallocateGuestRange(metadata, oldSize, size, allocated);
+    }
+    isGivenUp = false;
+  } catch (error) {
+    isGivenUp = false;
+    throw error;
+  } finally {
+    if (isGivenUp) allAtOnce(giveBackBehind(metadata, oldSize));
   }
   metadata.flush();
   bitmaps.resize(size);
 }
 
 /** What a data file holds behind the end of the disk is nobody's, and must not come to light. */
-function growDataFile(file: OrderedFile, oldSize: number, size: number, mode: Preallocation): void {
+function* growDataFile(file: OrderedFile, oldSize: number, size: number, mode: Preallocation): Steps<number, void> {
   if (file.size > oldSize) file.truncate(oldSize);
-  reserveHostRange(file, oldSize, size - oldSize, mode);
+  yield* reserveHostRange(file, oldSize, size - oldSize, mode);
+}
+
+/** Where a backing file may be seen there is much to write in version 2, so that it is done piece by piece. */
+function* clearBehindEnd({ metadata, zeroes, backing }: ResizeTarget, size: number): Steps<number, void> {
+  const { diskSize, geometry } = metadata;
+  const pieceLength = Math.max(geometry.l2TableSpan, MIN_PIECE_LENGTH);
+  const backingEnd = Math.min(size, backing?.size ?? 0);
+  for (let offset = diskSize; offset < size;) {
+    const end = offset < backingEnd ? Math.min(size, alignUp(offset + 1, pieceLength)) : size;
+    zeroes.clearBehindEnd(offset, end);
+    yield end - offset;
+    offset = end;
+  }
 }
 
 /** The header tells the new size first: what stands behind the end from then on belongs to nobody. */
-function shrink({ metadata, bitmaps }: ResizeTarget, size: number): void {
+function* shrink({ metadata, bitmaps }: ResizeTarget, size: number): Steps<number, void> {
   metadata.flush();
   bitmaps.resize(size);
+  yield* giveBackBehind(metadata, size);
+}
+
+/** Gives back what stands behind the end of the disk. */
+function* giveBackBehind(metadata: ImageMetadata, size: number): Steps<number, void> {
   const { geometry, mapping, guestFile } = metadata;
   const first = alignUp(size, geometry.clusterSize);
   const tablesEnd = l1EntryCountFor(geometry, first);
   unlinkRange(metadata, first, tablesEnd * geometry.l2TableSpan);
-  for (let l1Index = tablesEnd; l1Index < mapping.l1.entryCount; l1Index++) mapping.dropTable(l1Index);
+  yield tablesEnd * geometry.l2TableSpan - size;
+  for (let l1Index = tablesEnd; l1Index < mapping.l1.entryCount; l1Index++) {
+    mapping.dropTable(l1Index);
+    yield geometry.l2TableSpan;
+  }
   metadata.flush();
   if (metadata.hasDataFile && guestFile.size > size) guestFile.truncate(size);
   metadata.truncateHostFile();

@@ -13,9 +13,9 @@ import { viewOf } from "../format/uint64.ts";
 import type { ImageMetadata } from "./image_metadata.ts";
 import { PointerTable } from "./pointer_table.ts";
 import type { ReferenceCounts } from "./reference_counts.ts";
-import type { Progress, Steps } from "./steps.ts";
+import { allAtOnce, type Steps } from "./steps.ts";
 
-/** What {@linkcode writeRefcountStructures} asks. */
+/** The refcounts that {@linkcode writeRefcounts} writes. */
 export interface RefcountSource {
   /** The clusters that may have a refcount above zero. */
   clusters(): Iterable<number>;
@@ -28,7 +28,7 @@ export interface RefcountSource {
   get(cluster: number): number;
 }
 
-/** What {@linkcode writeRefcountStructures} wrote. */
+/** What {@linkcode writeRefcounts} wrote. */
 export interface RefcountStructures {
   /** The refcount table. */
   readonly table: PointerTable;
@@ -36,8 +36,11 @@ export interface RefcountStructures {
   readonly tableClusterCount: number;
 }
 
+/** A step deals with the refcounts of so many clusters. */
+export const STEP_CLUSTER_COUNT = 65536;
+
 /** Where new refcount structures stand, in clusters. */
-interface Placement {
+export interface RefcountPlacement {
   /** The clusters of the blocks, by what the blocks describe. */
   readonly blocks: ReadonlyMap<number, number>;
   /** The first cluster of the table. */
@@ -54,55 +57,49 @@ interface Placement {
  * @param metadata The image.
  * @param references What was counted.
  * @param inGaps Whether they may stand where nothing was counted, rather than behind the end of the file.
- * @returns Steps, each of which tells how many refcount blocks are there, and of how many.
+ * @returns Steps, each of which tells a cluster whose refcount was written.
  * @throws {Qcow2Error} With code `no-space` where the refcount table would be too long.
  */
 export function* rebuildRefcounts(
   metadata: ImageMetadata,
   references: ReferenceCounts,
   inGaps: boolean,
-): Steps<Progress, void> {
+): Steps<number, void> {
   const { geometry } = metadata;
   const placement = inGaps
     ? placeInGaps(geometry, references)
-    : placeAtEnd(geometry, references, fileClusterCountOf(metadata));
-  const { table, tableClusterCount } = yield* writeAt(metadata, geometry, references, placement);
+    : allAtOnce(placeRefcountsAtEnd(metadata, geometry, references));
+  const { table, tableClusterCount } = yield* writeRefcounts(metadata, geometry, references, placement);
   metadata.updateHeader({ refcountTableOffset: table.offset, refcountTableClusterCount: tableClusterCount });
   metadata.refcounts.adopt(table);
   metadata.reset();
 }
 
 /**
- * Writes refcount blocks and a refcount table behind everything in use and makes them durable. Nothing points to them yet.
+ * Finds places for refcount structures in a row behind the end of the file and everything in use: blocks first, then the table.
  *
  * @param metadata The image.
  * @param geometry The geometry that the image has once the header points to them.
  * @param references The refcounts, without those of the old refcount structures.
- * @returns Steps, each of which tells how many refcount blocks are there, and of how many; then what was written.
- * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say,
- * `no-space` where the refcount table would be too long.
+ * @returns Steps, each of which tells to which cluster it has come; then the places.
+ * @throws {Qcow2Error} With code `no-space` where the refcount table would be too long.
  */
-export function writeRefcountStructures(
-  metadata: ImageMetadata,
+export function* placeRefcountsAtEnd(
+  { file, geometry: { clusterSize } }: ImageMetadata,
   geometry: Geometry,
   references: RefcountSource,
-): Steps<Progress, RefcountStructures> {
-  return writeAt(metadata, geometry, references, placeAtEnd(geometry, references, fileClusterCountOf(metadata)));
-}
-
-function fileClusterCountOf({ file, geometry }: ImageMetadata): number {
-  return alignUp(file.file.size, geometry.clusterSize) / geometry.clusterSize;
-}
-
-/** Finds places in a row behind the end of the file: blocks first, then the table. */
-function placeAtEnd(geometry: Geometry, references: RefcountSource, fileClusterCount: number): Placement {
+): Steps<number, RefcountPlacement> {
   const { refcountBlockEntryCount: perBlock } = geometry;
   const indexes = new Set<number>();
   // An entry may refer to a cluster right behind the end of the file, which reads as zeroes.
-  let start = fileClusterCount;
+  let start = alignUp(file.file.size, clusterSize) / clusterSize;
+  let stepEnd = STEP_CLUSTER_COUNT;
   for (const cluster of references.clusters()) {
     indexes.add(Math.floor(cluster / perBlock));
     start = Math.max(start, cluster + 1);
+    if (cluster < stepEnd) continue;
+    yield cluster;
+    stepEnd = cluster + STEP_CLUSTER_COUNT;
   }
   let tableClusterCount = 0;
   for (let settled = false; !settled;) {
@@ -121,7 +118,7 @@ function placeAtEnd(geometry: Geometry, references: RefcountSource, fileClusterC
 }
 
 /** Finds the first clusters that nothing refers to, as QEMU does. */
-function placeInGaps(geometry: Geometry, references: RefcountSource): Placement {
+function placeInGaps(geometry: Geometry, references: RefcountSource): RefcountPlacement {
   const { refcountBlockEntryCount: perBlock } = geometry;
   const taken = new Set<number>();
   const blocks = new Map<number, number>();
@@ -172,23 +169,31 @@ function tableClusterCountFor({ clusterSize }: Geometry, blocks: Iterable<number
   });
 }
 
-function* writeAt(
+/**
+ * Writes refcount blocks and a refcount table and makes them durable. Nothing points to them yet.
+ *
+ * @param metadata The image.
+ * @param geometry The geometry that the image has once the header points to them.
+ * @param references The refcounts, without those of the old refcount structures.
+ * @param placement Where they shall stand.
+ * @returns Steps, each of which tells a cluster whose refcount was written; then what was written.
+ * @throws {Qcow2Error} With code `refcount-overflow` where a cluster is referred to more often than the refcounts can say.
+ */
+export function* writeRefcounts(
   { file }: ImageMetadata,
   geometry: Geometry,
   references: RefcountSource,
-  { blocks, tableStart, tableClusterCount }: Placement,
-): Steps<Progress, RefcountStructures> {
+  { blocks, tableStart, tableClusterCount }: RefcountPlacement,
+): Steps<number, RefcountStructures> {
   const { clusterSize, refcountBlockEntryCount: perBlock, refcountOrder } = geometry;
   const own = new Set(blocks.values());
   for (let index = 0; index < tableClusterCount; index++) own.add(tableStart + index);
   const table = new PointerTable(tableStart * clusterSize, new Uint8Array(tableClusterCount * clusterSize));
   const bytes = new Uint8Array(clusterSize);
   const view = viewOf(bytes);
-  let done = 0;
-  for (const [block, place] of blocks) {
-    bytes.fill(0);
-    for (let index = 0; index < perBlock; index++) {
-      const cluster = block * perBlock + index;
+  const fill = (first: number, start: number, end: number): void => {
+    for (let index = start; index < end; index++) {
+      const cluster = first + index;
       const refcount = own.has(cluster) ? 1 : references.get(cluster);
       if (refcount > geometry.maxRefcount) {
         throw new Qcow2Error("refcount-overflow", `Cluster ${cluster} has ${refcount} references`, {
@@ -199,9 +204,15 @@ function* writeAt(
       }
       if (refcount > 0) setRefcount(view, index, refcountOrder, refcount);
     }
+  };
+  for (const [block, place] of blocks) {
+    bytes.fill(0);
+    for (let start = 0; start < perBlock; start += STEP_CLUSTER_COUNT) {
+      fill(block * perBlock, start, Math.min(perBlock, start + STEP_CLUSTER_COUNT));
+      yield block * perBlock + start;
+    }
     file.writeAt(place * clusterSize, bytes);
     table.set(block, entryUpper(place * clusterSize, 0), entryLower(place * clusterSize));
-    yield { done: ++done, total: blocks.size };
   }
   table.markAllDirty();
   table.writeDirty(file);

@@ -10,6 +10,7 @@ import type { ImageMetadata } from "./image_metadata.ts";
 import { RefcountChanges } from "./refcount_changes.ts";
 import { dropReferences, readL1 } from "./snapshot_changes.ts";
 import { readSnapshotTable } from "./snapshots.ts";
+import type { Steps } from "./steps.ts";
 import { TableTree } from "./table_tree.ts";
 
 /**
@@ -21,10 +22,11 @@ import { TableTree } from "./table_tree.ts";
  *
  * @param metadata The image, with nothing dirty in memory. No table with zero clusters is the active disk's.
  * @param backingSize Size of the backing disk in bytes; 0 where there is none.
+ * @returns Steps, each of which tells how many entries of L1 tables it has done.
  * @throws {Qcow2Error} With code `no-space`, `corrupt` or `io`; the snapshots read as before then.
  */
-export function expandSnapshotZeroes(metadata: ImageMetadata, backingSize: number): void {
-  new SnapshotZeroes(metadata, backingSize).expand();
+export function expandSnapshotZeroes(metadata: ImageMetadata, backingSize: number): Steps<number, void> {
+  return new SnapshotZeroes(metadata, backingSize).expand();
 }
 
 class SnapshotZeroes {
@@ -37,10 +39,10 @@ class SnapshotZeroes {
     this.#backingSize = backingSize;
   }
 
-  expand(): void {
+  *expand(): Steps<number, void> {
     const { file } = this.#metadata;
     try {
-      this.#expandTables();
+      yield* this.#expandTables();
     } finally {
       if (file.failure === undefined) {
         this.#metadata.flush();
@@ -49,7 +51,7 @@ class SnapshotZeroes {
     }
   }
 
-  #expandTables(): void {
+  *#expandTables(): Steps<number, void> {
     const { header, file, geometry } = this.#metadata;
     const tree = new TableTree(this.#metadata);
     const done = new Set<number>();
@@ -57,9 +59,11 @@ class SnapshotZeroes {
       const l1 = readL1(this.#metadata, snapshot);
       for (let index = 0; index < l1.entryCount; index++) {
         const tableOffset = tree.tableOffset(l1, index);
-        if (tableOffset === 0 || done.has(tableOffset)) continue;
-        done.add(tableOffset);
-        this.#expandTable(tableOffset, index * geometry.l2TableSpan);
+        if (tableOffset !== 0 && !done.has(tableOffset)) {
+          done.add(tableOffset);
+          this.#expandTable(tableOffset, index * geometry.l2TableSpan);
+        }
+        yield 1;
       }
     }
   }

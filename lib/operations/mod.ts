@@ -1,5 +1,5 @@
 /**
- * Jobs over whole images: convert, compare, commit, rebase, check, repair, measure, info, map and inspect.
+ * Jobs over whole images: convert, compare, commit, rebase, check, repair, resize, amend, measure, info, map and inspect.
  *
  * ```ts
  * import { convert } from "@disk/qcow2/operations";
@@ -8,6 +8,7 @@
  * @module
  */
 
+export * from "./amend.ts";
 export * from "./check.ts";
 export * from "./compare.ts";
 export * from "./commit.ts";
@@ -19,6 +20,7 @@ export * from "./inspect.ts";
 export * from "./map.ts";
 export * from "./measure.ts";
 export * from "./rebase.ts";
+export * from "./resize.ts";
 export * from "./salvage.ts";
 export * from "./untrusted.ts";
 export type { Progress } from "../metadata/steps.ts";

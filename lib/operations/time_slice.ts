@@ -52,9 +52,9 @@ export class TimeSlice {
 }
 
 /** Who looks on while work goes on in slices. */
-export interface Onlooker {
+export interface Onlooker<Told> {
   /** Called after each step, and at the end. */
-  readonly onProgress?: ((progress: Progress) => void) | undefined;
+  readonly onProgress?: ((told: Told) => void) | undefined;
   /** Ends the work early when it is aborted. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -67,17 +67,17 @@ export interface Onlooker {
  * @returns What comes of the work.
  * @throws {Qcow2Error} With code `aborted` where the signal says so; whatever the work throws.
  */
-export async function inSlices<Result>(
-  steps: Steps<Progress, Result>,
-  { onProgress, signal }: Onlooker,
+export async function inSlices<Told extends Progress, Result>(
+  steps: Steps<Told, Result>,
+  { onProgress, signal }: Onlooker<Told>,
 ): Promise<Result> {
   const slice = new TimeSlice(signal);
   using work = steps;
-  let last: Progress = { done: 0, total: 0 };
+  let last: Told | undefined;
   for (;;) {
     const step = work.next();
     if (step.done === true) {
-      onProgress?.({ done: last.total, total: last.total });
+      if (last !== undefined && last.done < last.total) onProgress?.({ ...last, done: last.total });
       return step.value;
     }
     last = step.value;
