@@ -8,8 +8,10 @@ import { Qcow2Error } from "../errors.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
 import { AUTOCLEAR } from "../format/feature_bits.ts";
 import { extensionText, hasDataFile } from "../format/header.ts";
-import type { AmendOptions } from "../image/amend.ts";
+import type { AmendOptions, AmendProgress } from "../image/amend.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
+import { amend as amendInSlices } from "../operations/amend.ts";
+import { AmendPercent } from "./amend_percent.ts";
 import { type Arguments, parseArguments } from "./arguments.ts";
 import { checkCacheMode } from "./common_options.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
@@ -20,10 +22,12 @@ import { checkAmendable } from "./drivers.ts";
 import { imageRequest, openImage } from "./image_files.ts";
 import { asksForHelp, describeAmendOptions, ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
 import { refuseInconsistentBitmaps } from "./inconsistent_bitmaps.ts";
-import { showProgress } from "./progress.ts";
+import { Interruption } from "./interruption.ts";
+import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
 
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
+const PROGRESS_STEP_PERCENT = 1;
 const AMENDABLE: ReadonlySet<string> = new Set([
   "backing_file",
   "backing_fmt",
@@ -40,7 +44,7 @@ const AMENDABLE: ReadonlySet<string> = new Set([
  *
  * @param context Where to print.
  * @param args What follows `amend`.
- * @returns The exit status.
+ * @returns The exit status; 130 or 143 where a signal has ended it.
  * @throws {CliError} Where it fails.
  */
 export async function amend(context: Context, args: readonly string[]): Promise<number> {
@@ -53,6 +57,21 @@ export async function amend(context: Context, args: readonly string[]): Promise<
   readSecrets(parsed.all("object"));
   const list = joinOptionLists(parsed.all("options"));
   if (list === undefined) throw new UsageError("Must specify options (-o)");
+  const when = { wanted: parsed.has("progress"), quiet: parsed.has("quiet") };
+  const progress = new PercentProgress(console, when, PROGRESS_STEP_PERCENT);
+  try {
+    return await amendNamed(context, parsed, list, progress);
+  } finally {
+    await progress.stop();
+  }
+}
+
+async function amendNamed(
+  context: Context,
+  parsed: Arguments,
+  list: string,
+  progress: PercentProgress,
+): Promise<number> {
   const formatName = parsed.last("format");
   if (formatName !== undefined && asksForHelp(list)) return describe(context, formatName);
   const [name, ...others] = parsed.operands;
@@ -62,8 +81,7 @@ export async function amend(context: Context, args: readonly string[]): Promise<
   const format = image instanceof Qcow2File ? "qcow2" : "raw";
   checkAmendable(format);
   if (asksForHelp(list)) return describe(context, "qcow2");
-  if (image instanceof Qcow2File) await amendImage(context, parsed, image, list);
-  return 0;
+  return image instanceof Qcow2File ? await amendOpened(image, list, progress) : 0;
 }
 
 function describe(context: Context, format: string): number {
@@ -72,26 +90,48 @@ function describe(context: Context, format: string): number {
   return 0;
 }
 
-async function amendImage(context: Context, parsed: Arguments, image: Qcow2File, list: string): Promise<void> {
-  const quiet = parsed.has("quiet");
-  const progress = showProgress(context.console, 1, { wanted: parsed.has("progress"), quiet });
-  let done = false;
+async function amendOpened(image: Qcow2File, list: string, progress: PercentProgress): Promise<number> {
+  using interruption = new Interruption();
   try {
-    const options = amendOptions(list, image);
-    if (options.size !== undefined) refuseInconsistentBitmaps(image);
-    image.amend(options);
-    progress.update(1);
-    done = true;
+    const given = givenOptions(list);
+    progress.set(0);
+    try {
+      await amendImage(image, amendOptions(given, image), progress, interruption.signal);
+    } finally {
+      // However it ended, it is over.
+      if (interruption.exitCode === undefined) progress.set(100);
+    }
+    return 0;
   } catch (error) {
+    if (interruption.exitCode !== undefined) return interruption.exitCode;
     throw error instanceof Qcow2Error ? causedBy(error, explain(error)) : error;
   } finally {
     image.close();
-    await progress.stop(done);
   }
 }
 
-/** Reads the options in QEMU's order, so that of several mistakes the same one is told. */
-function amendOptions(list: string, { header }: Qcow2File): AmendOptions {
+async function amendImage(
+  image: Qcow2File,
+  options: AmendOptions,
+  progress: PercentProgress,
+  signal: AbortSignal,
+): Promise<void> {
+  if (options.size !== undefined) refuseInconsistentBitmaps(image);
+  const percent = new AmendPercent(image.header, options);
+  const onProgress = (told: AmendProgress): void => {
+    const reached = percent.after(told);
+    if (reached !== undefined) progress.set(reached);
+  };
+  await amendInSlices(image, { ...options, onProgress, signal });
+}
+
+/** The options of a list, and the names of those that are in it. */
+interface GivenOptions {
+  readonly options: ImageOptions;
+  readonly given: ReadonlySet<string>;
+}
+
+function givenOptions(list: string): GivenOptions {
   const options = new ImageOptions("qcow2");
   const given = new Set<string>();
   for (const [option, value] of parseOptionList(list)) {
@@ -102,6 +142,11 @@ function amendOptions(list: string, { header }: Qcow2File): AmendOptions {
     }
     given.add(option);
   }
+  return { options, given };
+}
+
+/** Looks at the options in QEMU's order, so that of several mistakes the same one is told. */
+function amendOptions({ options, given }: GivenOptions, { header }: Qcow2File): AmendOptions {
   const text = (option: string): string | undefined => given.has(option) ? options.text(option) : undefined;
   const compat = text("compat");
   const version = compat !== undefined && Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;

@@ -177,9 +177,11 @@ export class PercentProgress {
     }
     let shown = 0;
     this.#show = (percent) => {
-      if (percent <= shown + step && percent !== 100 && percent !== 0) return;
+      const isNear = percent >= shown && percent <= Math.fround(shown + step);
+      if (isNear && percent !== 100 && percent !== 0) return;
       shown = percent;
       console.out(formatPercent(percent));
+      console.flush?.();
     };
     this.#end = () => Promise.resolve(console.out("\n"));
   }

@@ -8,6 +8,7 @@ import { Qcow2Error } from "../errors.ts";
 import type { Preallocation } from "../image/preallocation.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import type { RawFile } from "../image/raw_file.ts";
+import { resize as resizeInSlices, type ResizeOptions } from "../operations/resize.ts";
 import { parseArguments } from "./arguments.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
 import { type Context, report } from "./console.ts";
@@ -15,7 +16,9 @@ import { causedBy, CliError, explainIoError, UsageError } from "./errors.ts";
 import { commandHelp } from "./help.ts";
 import { imageRequest, openImage } from "./image_files.ts";
 import { refuseInconsistentBitmaps } from "./inconsistent_bitmaps.ts";
+import { Interruption } from "./interruption.ts";
 import { PREALLOCATION_MODES } from "./new_image.ts";
+import { showProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeParameter } from "./sizes.ts";
 
@@ -27,10 +30,10 @@ const MAX_INT64 = 2n ** 63n - 1n;
  *
  * @param context Where to print.
  * @param args What follows `resize`.
- * @returns The exit status.
+ * @returns The exit status; 130 or 143 where a signal has ended it.
  * @throws {CliError} Where it fails.
  */
-export function resize(context: Context, args: readonly string[]): number {
+export async function resize(context: Context, args: readonly string[]): Promise<number> {
   // The size stands last, so that one that begins with "-" is no option.
   const last = args.at(-1) ?? "";
   const asksForHelp = last === "-h" || last === "--help";
@@ -47,7 +50,14 @@ export function resize(context: Context, args: readonly string[]): number {
   const change = parseChange(last);
   using disk = openImage(context, { ...imageRequest(parsed, name), write: true });
   const size = newSize(context, BigInt(disk.size), change, preallocation, parsed.has("shrink"));
-  resizeDisk(disk, size, preallocation);
+  const options = { shrink: true, preallocation, quiet: parsed.has("quiet") };
+  using interruption = new Interruption();
+  try {
+    await resizeDisk(context, disk, size, { ...options, signal: interruption.signal });
+  } catch (error) {
+    if (interruption.exitCode === undefined) throw error;
+    return interruption.exitCode;
+  }
   if (!parsed.has("quiet")) context.console.out("Image resized.\n");
   return 0;
 }
@@ -93,22 +103,33 @@ function newSize(
   return size;
 }
 
-function resizeDisk(disk: Qcow2File | RawFile, size: bigint, preallocation: Preallocation): void {
+async function resizeDisk(
+  { console }: Context,
+  disk: Qcow2File | RawFile,
+  size: bigint,
+  { quiet, ...options }: ResizeOptions & { readonly quiet: boolean },
+): Promise<void> {
   const isQcow2 = disk instanceof Qcow2File;
   if (isQcow2) {
     if (size % SECTOR_SIZE !== 0n) throw new CliError("The new size must be a multiple of 512");
     refuseInconsistentBitmaps(disk);
-  } else if (preallocation === "metadata") {
+  } else if (options.preallocation === "metadata") {
     throw new CliError("Unsupported preallocation mode: metadata");
   }
+  const change = Math.abs(Number(size) - disk.size);
+  const progress = showProgress(console, change, { wanted: false, quiet, inBytes: true });
+  let completed = false;
   try {
-    disk.resize(Number(size), { shrink: true, preallocation });
+    await resizeInSlices(disk, Number(size), { ...options, onProgress: ({ done }) => progress.update(done) });
     disk.flush();
+    completed = true;
   } catch (error) {
     if (!(error instanceof Qcow2Error)) throw error;
     if (error.code === "limit-exceeded" || error.code === "invalid-argument") {
       throw causedBy(error, isQcow2 ? "Failed to grow the L1 table: File too large" : "File too large");
     }
     throw causedBy(error, error.code === "unsupported" ? error.message : `Failed to resize: ${explainIoError(error)}`);
+  } finally {
+    await progress.stop(completed);
   }
 }

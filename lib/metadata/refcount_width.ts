@@ -81,6 +81,8 @@ function* findOverflow(
   for (const cluster of source.clusters()) {
     const refcount = source.get(cluster);
     if (refcount > maxRefcount) {
+      // How far it has come is told first.
+      yield cluster;
       const offset = cluster * clusterSize;
       throw new Qcow2Error(
         "refcount-overflow",

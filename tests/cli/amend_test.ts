@@ -39,7 +39,7 @@ qemuTest("amend does what qemu-img does", async () => {
     for (const options of OPTIONS) {
       // With the third image, what depends on it.
       if (created.includes("refcount_bits") && !/compat|refcount_bits=(8|64)/.test(options)) continue;
-      await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+      await assertSame(["amend", "-p", "-f", "qcow2", "-o", options, image], {
         prepare: () => qemuImg("create", "-q", "-f", "qcow2", "-o", created, image, "1M"),
         outcome: () => {
           assertQemuClean(image);
@@ -91,7 +91,7 @@ qemuTest("amend does what qemu-img does with images with a data file", async () 
         "backing_file=x",
       ]
     ) {
-      await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+      await assertSame(["amend", "-p", "-f", "qcow2", "-o", options, image], {
         prepare: () => {
           for (const name of folder.names()) Deno.removeSync(folder.path(name));
           const created = `data_file=${data},data_file_raw=${raw}`;
@@ -105,7 +105,7 @@ qemuTest("amend does what qemu-img does with images with a data file", async () 
     }
   }
   for (const options of ["data_file=", "data_file=foo", "data_file_raw=on", "data_file_raw=off"]) {
-    await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+    await assertSame(["amend", "-p", "-f", "qcow2", "-o", options, image], {
       prepare: () => qemuImg("create", "-q", "-f", "qcow2", image, "1M"),
       outcome: () => outcomeOf(folder, image),
     });
@@ -134,7 +134,9 @@ qemuTest("amend does what qemu-img does with subclusters, zstd and narrow refcou
     ] as const
   ) {
     for (const options of amended) {
-      await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+      // Compressed clusters are looked for before anything is changed, and so before there is any progress.
+      const progress = prepared.length === 0 ? ["-p"] : [];
+      await assertSame(["amend", ...progress, "-f", "qcow2", "-o", options, image], {
         prepare: () => {
           qemuImg("create", "-q", "-f", "qcow2", "-o", created, image, "4M");
           qemuIo(image, "write 2M 1M", ...prepared);
@@ -154,7 +156,7 @@ qemuTest("amend does what qemu-img does with snapshots, zero clusters in them an
   for (const size of ["1M", "2M"]) {
     // Where the new size is what prevents the new version, QEMU changes the size before it says so.
     for (const options of ["compat=0.10", "compat=0.10,size=1M", "size=2M", "refcount_bits=1"]) {
-      await assertSame(["amend", "-f", "qcow2", "-o", options, image], {
+      await assertSame(["amend", "-p", "-f", "qcow2", "-o", options, image], {
         prepare: () => {
           qemuImg("create", "-q", "-f", "qcow2", image, "1M");
           qemuIo(image, "write -P 1 0 500k", "write -z -u 0 128k", "write -z -u 256k 64k");
@@ -173,6 +175,35 @@ qemuTest("amend does what qemu-img does with snapshots, zero clusters in them an
   }
 });
 
+qemuTest("amend shows the progress that qemu-img shows", async () => {
+  using folder = new Folder();
+  const image = folder.path("disk.qcow2");
+  for (
+    const [created, size, snapshotCount, options] of [
+      ["compat=1.1", "100G", 0, "compat=0.10"],
+      ["cluster_size=4k", "500M", 3, "compat=0.10"],
+      ["cluster_size=512", "3M", 1, "compat=0.10"],
+      ["compat=0.10,cluster_size=4k", "100M", 1, "compat=1.1,refcount_bits=64"],
+      ["compat=0.10", "1G", 0, "compat=1.1,refcount_bits=1,lazy_refcounts=on,size=2G"],
+      ["refcount_bits=8", "1G", 0, "compat=0.10,refcount_bits=16"],
+      ["refcount_bits=64,cluster_size=512", "10M", 1, "refcount_bits=4,size=20M"],
+    ] as const
+  ) {
+    await assertSame(["amend", "-p", "-o", options, image], {
+      prepare: () => {
+        qemuImg("create", "-q", "-f", "qcow2", "-o", created, image, size);
+        qemuIo(image, "write 0 1M", "write 2M 512k");
+        if (!created.includes("0.10")) qemuIo(image, "write -z 2M 64k", "write -z -u 0 64k");
+        for (let count = 0; count < snapshotCount; count++) qemuImg("snapshot", "-c", `s${count}`, image);
+      },
+      outcome: () => {
+        assertQemuClean(image);
+        return outcomeOf(folder, image);
+      },
+    });
+  }
+});
+
 qemuTest("amend complains of its arguments as qemu-img does", async () => {
   using folder = new Folder();
   const [image, raw] = [folder.path("disk.qcow2"), folder.path("disk.raw")];
@@ -187,17 +218,25 @@ qemuTest("amend complains of its arguments as qemu-img does", async () => {
       ["amend", "-o", "compat=1.1", image, image],
       ["amend", "--force", "-q", "-o", "compat=1.1", image],
       ["amend", "-o", "compat=1.1", folder.path("none")],
+      ["amend", "-o", "compat=1.1", "-t", "none-such", image],
+      ["amend", "-o", "help", image],
+      ["amend", "-o", "compat=1.1,", image],
     ]
-  ) await assertSame(args);
+  ) {
+    await assertSame(args);
+    await assertSame([...args, "-p"]);
+    await assertSame([...args, "-p", "-q"]);
+  }
 });
 
 qemuTest("amend says which refcount does not fit", async () => {
   using folder = new Folder();
   const image = folder.path("disk.qcow2");
   qemuImg("create", "-q", "-f", "qcow2", image, "1M");
+  qemuIo(image, "write 0 1M");
   qemuImg("snapshot", "-c", "one", image);
   qemuImg("snapshot", "-c", "two", image);
-  await assertSame(["amend", "-f", "qcow2", "-o", "refcount_bits=1", image]);
+  await assertSame(["amend", "-p", "-f", "qcow2", "-o", "refcount_bits=1", image]);
   assertQemuClean(image);
 });
 

@@ -1,16 +1,24 @@
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { importFlags } from "../../tools/imports.ts";
-import { Qcow2File } from "../../mod.ts";
+import { Qcow2File, RawFile } from "../../mod.ts";
 import { Folder } from "./_program.ts";
 
 const CLI = new URL("../../cli.ts", import.meta.url).href;
 const ROOT = new URL("../../", import.meta.url);
 
-/** Runs the program, and sends it a signal once it has printed something. Gives its exit status and what it has printed. */
+/** What {@linkcode interrupted} waits for before it sends the signal. */
+interface Moment {
+  /** Where the program prints something first. */
+  readonly stream?: "stdout" | "stderr";
+  /** A file that grows first, beyond so many bytes. */
+  readonly growing?: readonly [path: string, size: number];
+}
+
+/** Runs the program, and sends it a signal in the midst of its work. Gives its exit status and what it has printed. */
 async function interrupted(
   args: readonly string[],
   signal: Deno.Signal,
-  stream: "stdout" | "stderr" = "stdout",
+  { stream = "stdout", growing }: Moment = {},
 ): Promise<{ readonly code: number; readonly printed: string }> {
   const child = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--no-check", ...await importFlags(), CLI, ...args],
@@ -18,9 +26,14 @@ async function interrupted(
     stdout: stream === "stdout" ? "piped" : "null",
     stderr: stream === "stderr" ? "piped" : "null",
   }).spawn();
+  if (growing !== undefined) {
+    const [path, size] = growing;
+    while (Deno.statSync(path).size <= size) await new Promise((resolve) => setTimeout(resolve, 5));
+    child.kill(signal);
+  }
   let printed = "";
   for await (const bytes of child[stream]) {
-    if (printed === "") child.kill(signal);
+    if (printed === "" && growing === undefined) child.kill(signal);
     printed += new TextDecoder().decode(bytes);
   }
   const status = await child.status;
@@ -91,10 +104,49 @@ Deno.test({
   fn: async () => {
     using folder = new Folder();
     const path = folder.path("disk.qcow2");
-    const before = makeEndlessImage(path);
-    const { code, printed } = await interrupted(["check", "-r", "all", path], "SIGINT", "stderr");
+    const before = makeEndlessImage(path, true);
+    const { code, printed } = await interrupted(["check", "-r", "all", path], "SIGINT", { stream: "stderr" });
     assertStringIncludes(printed, "ERROR found L1 entry with reserved bits set: 8000000000800002\n");
     assertEquals(code, 130);
+    assertEquals(startOf(path, before.length), before);
+  },
+});
+
+Deno.test({
+  name: "resize leaves a disk of its old size when it is interrupted",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    using folder = new Folder();
+    const image = folder.path("disk.qcow2");
+    const raw = folder.path("disk.raw");
+    Qcow2File.create(image, { size: 1 << 20 }).close();
+    RawFile.create(raw, { size: 1 << 20 }).close();
+    for (const [path, format] of [[image, "qcow2"], [raw, "raw"]] as const) {
+      const { size } = Deno.statSync(path);
+      const args = ["resize", "-f", format, "--preallocation=full", path, "1T"];
+      // What is written in front of the first data is less than that.
+      const { code, printed } = await interrupted(args, "SIGINT", { growing: [path, size + (1 << 20)] });
+      assertEquals([code, printed], [130, ""]);
+      // An L1 table may have become longer.
+      assert(Deno.statSync(path).size < size + (1 << 20));
+    }
+    using disk = Qcow2File.open(image);
+    const { corruptions, leaks } = disk.check();
+    assertEquals([disk.size, corruptions, leaks], [1 << 20, 0, 0]);
+  },
+});
+
+Deno.test({
+  name: "amend leaves an image of its old version when it is interrupted",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    using folder = new Folder();
+    const path = folder.path("disk.qcow2");
+    const before = makeEndlessImage(path, false);
+    const { code, printed } = await interrupted(["amend", "-p", "-o", "compat=0.10", path], "SIGTERM");
+    assertEquals(code, 143);
+    assertStringIncludes(printed, "(0.00/100%)");
+    assertEquals(printed.includes("(100.00/100%)"), false);
     assertEquals(startOf(path, before.length), before);
   },
 });
@@ -108,8 +160,11 @@ function startOf(path: string, length: number): Uint8Array {
 
 const CLUSTER_SIZE = 2 * 1024 * 1024;
 
-/** Makes an image with tables of 16 GiB, all of them holes, and something wrong at its start. Gives what stands in front of them. */
-function makeEndlessImage(path: string): Uint8Array {
+/**
+ * Makes an image with tables of 16 GiB, all of them holes, and something wrong at its start if asked for. Gives what stands in front of
+ * them.
+ */
+function makeEndlessImage(path: string, isDamaged: boolean): Uint8Array {
   const tableCount = 8192;
   const tableSpan = CLUSTER_SIZE / 8 * CLUSTER_SIZE;
   Qcow2File.create(path, { size: tableCount * tableSpan, clusterSize: CLUSTER_SIZE }).close();
@@ -120,7 +175,7 @@ function makeEndlessImage(path: string): Uint8Array {
   for (let index = 0; index < tableCount; index++) {
     view.setBigUint64(l1Offset + index * 8, 1n << 63n | BigInt((first + index) * CLUSTER_SIZE));
   }
-  view.setUint8(l1Offset + 7, 2);
+  if (isDamaged) view.setUint8(l1Offset + 7, 2);
   Deno.writeFileSync(path, start);
   Deno.truncateSync(path, (first + tableCount) * CLUSTER_SIZE);
   return start;
