@@ -130,15 +130,14 @@ export const COMMAND_OPTIONS: Readonly<Record<CommandName, readonly OptionDefini
   help: [HELP],
   info: [...IMAGE_OPTIONS, OUTPUT, { name: "backing-chain" }],
   inspect: [
-    HELP,
-    FORMAT,
-    FORCE_SHARE,
+    ...IMAGE_OPTIONS,
     OUTPUT,
     { name: "svg", takesValue: true, values: "file" },
     { name: "html", takesValue: true, values: "file" },
     { name: "no-backing" },
     { name: "untrusted" },
     { name: "max-size", takesValue: true },
+    { name: "max-tables", takesValue: true },
   ],
   map: [
     ...IMAGE_OPTIONS,

@@ -118,9 +118,12 @@ const HELP: Readonly<Record<CommandName, CommandHelp>> = {
       ["--svg FILE", "draw the disk and the file into an SVG file"],
       ["--html FILE", "write all of it as a page"],
       ["--no-backing", "do not open backing files"],
+      ["--max-tables SIZE", "look at tables up to this length in all: 1G without it"],
       ["--untrusted", "judge an image that comes from a stranger"],
       ["--max-size SIZE", "with --untrusted: the largest disk that is allowed"],
       SHARE,
+      IMAGE_OPTS,
+      OBJECT,
     ],
     examples: [
       "inspect disk.qcow2",

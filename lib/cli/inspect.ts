@@ -4,7 +4,7 @@
  * @module
  */
 
-import { inspectImage, type Inspection } from "../operations/inspect.ts";
+import { inspectImage, type Inspection, type InspectOptions } from "../operations/inspect.ts";
 import { judgeUntrustedImage } from "../operations/untrusted.ts";
 import { type Arguments, parseArguments } from "./arguments.ts";
 import { COMMAND_OPTIONS } from "./command_options.ts";
@@ -21,6 +21,7 @@ import { drawInspection } from "./inspect_svg.ts";
 import { formatInspection } from "./inspect_text.ts";
 import { formatJson } from "./json.ts";
 import { outputFormatOf } from "./output_format.ts";
+import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
 
 /** For what is no terminal. */
@@ -46,14 +47,18 @@ export function inspect(context: Context, args: readonly string[]): number {
   if (name === undefined || others.length > 0) throw new UsageError("Expecting one image file name");
   if (parsed.has("untrusted")) return judge(context, name, parsed);
   if (parsed.has("max-size")) throw new UsageError("--max-size goes together with --untrusted only");
+  const limit = parsed.last("max-tables");
+  const options: InspectOptions = {
+    lock: !parsed.has("force-share"),
+    backing: parsed.has("no-backing") ? "refuse" : "allow",
+    ...(limit === undefined ? {} : { maxTableLength: Number(parseSizeArgument("maximum length of tables", limit)) }),
+  };
+  readSecrets(parsed.all("object"));
 
   const request = imageRequest(parsed, name);
   using node = findImage(context, request);
-  const { file: { name: path }, type: format } = node;
-  const inspection = openingImage(request, () => {
-    const backing = parsed.has("no-backing") ? "refuse" : "allow";
-    return node.opening(() => inspectImage(path, { format, lock: !parsed.has("force-share"), backing }));
-  });
+  const { file, filename: path, type: format } = node;
+  const inspection = openingImage(request, () => node.opening(() => inspectImage(file, { ...options, format })));
   writePicture(parsed.last("svg"), inspection, path, drawInspection);
   writePicture(parsed.last("html"), inspection, path, writeInspectionPage);
   if (output === "json") {
@@ -68,7 +73,7 @@ export function inspect(context: Context, args: readonly string[]): number {
 
 /** Nothing is probed, guessed or opened besides the one file. */
 function judge(context: Context, name: string, parsed: Arguments): number {
-  for (const other of ["svg", "html"]) {
+  for (const other of ["svg", "html", "image-opts", "max-tables"]) {
     if (parsed.has(other)) throw new UsageError(`--${other} does not go together with --untrusted`);
   }
   const declared = parsed.last("format");

@@ -125,6 +125,18 @@ const SECTOR_SIZE = 512;
  */
 export function imageInfo(source: FileSource, options: ImageInfoOptions = {}): ImageInfo {
   using file = acquireFile(source, { write: false, lock: options.lock ?? true });
+  return infoOfFile(file, options);
+}
+
+/**
+ * Does what {@linkcode imageInfo} does, with a file that stays open.
+ *
+ * @param file The file, locked where it shall be.
+ * @param options The format, where it is known.
+ * @returns What the image is.
+ * @throws {Qcow2Error} As {@linkcode imageInfo} does.
+ */
+export function infoOfFile(file: BlockFile, options: Omit<ImageInfoOptions, "lock">): ImageInfo {
   const format = options.format ?? imageTypeOf(file);
   const { allocatedSize } = file;
   const actual = allocatedSize === undefined ? {} : { actualSize: allocatedSize };

@@ -7,8 +7,8 @@
 import type { Disk } from "../disk.ts";
 import { Qcow2Error, type Qcow2ErrorCode } from "../errors.ts";
 import { allowedBacking, type BackingReference, backingReferenceOf } from "../image/backing.ts";
-import { detectImageType, type ImageType } from "../image/detect.ts";
-import { acquireFile } from "../image/host_file.ts";
+import type { ImageType } from "../image/detect.ts";
+import { acquireFile, type FileSource } from "../image/host_file.ts";
 import { realPath } from "../image/local_name.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
@@ -18,7 +18,7 @@ import type { BlockFile } from "../storage/block_file.ts";
 import type { Bin, BinnedMap } from "./binned_map.ts";
 import { type Fragmentation, GUEST_KINDS, type GuestKind, mapDisk, mapGuest } from "./guest_map.ts";
 import { HOST_KINDS, type HostKind, HostUses } from "./host_map.ts";
-import { type ImageInfo, imageInfo } from "./info.ts";
+import { type ImageInfo, imageInfo, infoOfFile } from "./info.ts";
 
 export { type Bin, type BinnedMap, type Fragmentation, GUEST_KINDS, type GuestKind, HOST_KINDS, type HostKind };
 
@@ -101,7 +101,7 @@ const DAMAGE_CODES: ReadonlySet<Qcow2ErrorCode> = new Set(["corrupt", "limit-exc
  *
  * Time and memory follow the tables of the image, never its virtual size. Damaged tables are passed over and named.
  *
- * @param path Path of the image.
+ * @param source Path of the image, or a file that was opened; it is closed at the end.
  * @param options Format, and what may be opened.
  * @returns What it is and what it consists of.
  * @throws {Qcow2Error} As `imageInfo` does, where the file cannot be had or its header is none.
@@ -122,18 +122,21 @@ const DAMAGE_CODES: ReadonlySet<Qcow2ErrorCode> = new Set(["corrupt", "limit-exc
  * Deno.removeSync(path);
  * ```
  */
-export function inspectImage(path: string, options: InspectOptions = {}): Inspection {
-  const { format = detectImageType(path), lock = true, maxTableLength = DEFAULT_MAX_TABLE_LENGTH } = options;
+export function inspectImage(source: FileSource, options: InspectOptions = {}): Inspection {
+  const { format, lock = true, maxTableLength = DEFAULT_MAX_TABLE_LENGTH } = options;
   const problems: string[] = [];
-  const info = imageInfo(path, { format, lock, onDamage: ({ message }) => problems.push(message) });
-  const chain = readChain(path, info, options.backing ?? "refuse", lock);
+  using file = acquireFile(source, { write: false, lock });
+  const info = infoOfFile(file, {
+    ...(format === undefined ? {} : { format }),
+    onDamage: ({ message }) => problems.push(message),
+  });
+  const chain = readChain(file.name, info, options.backing ?? "refuse", lock);
   if (info.qcow2 === undefined) {
-    using disk = RawFile.open(path, { lock });
+    using disk = RawFile.open(file, { lock: false });
     const { map, fragmentation } = mapDisk(disk);
     const fileSize = disk.size;
     return { info, fileSize, chain, guest: map, fragmentation, host: undefined, soundness: undefined, problems };
   }
-  using file = acquireFile(path, { write: false, lock });
   const metadata = ImageMetadata.open(file, { write: false, durability: "none" });
   const { host, soundness } = examineHost(file, metadata, maxTableLength);
   const { map: guest, fragmentation, problems: passedOver } = examineGuest(metadata, chain, lock, maxTableLength);

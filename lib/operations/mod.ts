@@ -15,7 +15,16 @@ export * from "./commit.ts";
 export * from "./compressible_disk.ts";
 export * from "./convert.ts";
 export { type DiskAction, DiskError } from "./disk_error.ts";
-export * from "./info.ts";
+export {
+  type BitmapInfo,
+  type EncryptionInfo,
+  type ImageInfo,
+  imageInfo,
+  type ImageInfoOptions,
+  type LuksInfo,
+  type LuksSlot,
+  type Qcow2Info,
+} from "./info.ts";
 export * from "./inspect.ts";
 export * from "./map.ts";
 export * from "./measure.ts";

@@ -211,6 +211,47 @@ Deno.test("inspect draws pictures that need nothing else and have a bounded numb
   }
 });
 
+Deno.test("inspect --image-opts shows the image that is described, wherever it stands", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  makeImage(path);
+  const whole = await program("inspect", path);
+  const described = await program("inspect", "--image-opts", `driver=qcow2,file.driver=file,file.filename=${path}`);
+  assertEquals(described, whole);
+
+  // An image that begins in the middle of a file.
+  const inside = folder.path("inside");
+  const image = Deno.readFileSync(path);
+  const offset = 3 * CLUSTER;
+  Deno.writeFileSync(inside, new Uint8Array([...new Uint8Array(offset), ...image]));
+  const window = `driver=qcow2,file.driver=raw,file.offset=${offset},file.file.filename=${inside}`;
+  const { code, stdout, stderr } = await program("inspect", "--image-opts", window);
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(picturesOf(stdout), picturesOf(whole.stdout));
+
+  const both = await program("inspect", "-f", "qcow2", "--image-opts", `driver=qcow2,file.filename=${path}`);
+  assertEquals(both, {
+    code: 1,
+    stdout: "",
+    stderr: "qcow2: --image-opts and --format are mutually exclusive\n",
+  });
+});
+
+Deno.test("inspect --max-tables bounds what is looked at, in both directions", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  makeImage(path);
+  const whole = await program("inspect", path);
+  const bounded = await program("inspect", "--max-tables", "64k", path);
+  assertEquals(bounded.code, 0);
+  assertStringIncludes(bounded.stdout, "Tables are longer than 65536 bytes in all");
+  assert(!whole.stdout.includes("Tables are longer"));
+  assertEquals(await program("inspect", "--max-tables", "2G", path), whole);
+  const { code, stderr } = await program("inspect", "--max-tables", "many", path);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "maximum length of tables");
+});
+
 Deno.test("inspect never draws over an image", async () => {
   using folder = new Folder();
   const path = folder.path("disk.qcow2");
@@ -234,7 +275,14 @@ Deno.test("inspect fails in one line where there is nothing to show", async () =
     assertEquals(code, 1);
     assertStringIncludes(stderr, `Could not open '${path}': Could not open '${path}': No such file or directory\n`);
   }
-  for (const args of [[], [path, path], ["--max-size", "1G", path], ["--untrusted", "--svg", "x", path]]) {
+  for (
+    const args of [[], [path, path], ["--max-size", "1G", path], ["--untrusted", "--svg", "x", path], [
+      "--untrusted",
+      "--max-tables",
+      "1G",
+      path,
+    ]]
+  ) {
     assertEquals((await program("inspect", ...args)).code, 1);
   }
 });
