@@ -26,6 +26,7 @@ import { Interruption } from "./interruption.ts";
 import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
 
+const SECTOR_SIZE = 512;
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
 const PROGRESS_STEP_PERCENT = 1;
 const AMENDABLE: ReadonlySet<string> = new Set([
@@ -163,14 +164,16 @@ function amendOptions({ options, given }: GivenOptions, { header }: Qcow2File): 
   if (refcountBits !== undefined && (!Number.isInteger(Math.log2(refcountBits)) || refcountBits > 64)) {
     throw new CliError("Refcount width must be a power of two and may not exceed 64 bits");
   }
-  const backing = [["backing_file", header.backingFile], [
-    "backing_fmt",
-    extensionText(header, EXTENSION.backingFormat),
-  ]] as const;
-  if (backing.some(([option, current]) => given.has(option) && text(option) !== current)) {
+  // Both have to be given, and to be what they are already.
+  const isSameBacking = text("backing_file") === header.backingFile &&
+    text("backing_fmt") === extensionText(header, EXTENSION.backingFormat);
+  if ((given.has("backing_file") || given.has("backing_fmt")) && !isSameBacking) {
     throw new CliError("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
   }
   const size = given.has("size") ? Number(options.number("size")) : undefined;
+  if (size !== undefined && size % SECTOR_SIZE !== 0) {
+    throw new CliError(`The new size must be a multiple of ${SECTOR_SIZE}`);
+  }
   return {
     shrink: true,
     ...(version === undefined ? {} : { version }),

@@ -49,16 +49,27 @@ export async function convert(context: Context, args: readonly string[]): Promis
     context.console.out(describeImageOptions(creatableFormat(request.format), request.forFile));
     return 0;
   }
-  using sources = openSources(context, request);
+  const progress = showProgress(context.console, 0, { wanted: request.progress, quiet: request.quiet, inBytes: true });
   using interruption = new Interruption();
+  let completed = false;
   try {
-    if (request.skipCreation) await intoExisting(context, request, sources, interruption);
-    else await intoNew(context, request, sources, interruption);
+    using sources = openSources(context, request);
+    if (request.skipCreation) await intoExisting(context, request, sources, { progress, interruption });
+    else await intoNew(context, request, sources, { progress, interruption });
+    completed = true;
   } catch (error) {
     if (interruption.exitCode === undefined) throw error;
     return interruption.exitCode;
+  } finally {
+    await progress.stop(completed);
   }
   return 0;
+}
+
+/** Who follows the work, and what ends it early. */
+interface Watch {
+  readonly progress: ProgressDisplay;
+  readonly interruption: Interruption;
 }
 
 /** What is converted: the images, and what is read of them as one disk. */
@@ -94,7 +105,7 @@ async function intoNew(
   context: Context,
   request: ConvertRequest,
   sources: Sources,
-  interruption: Interruption,
+  watch: Watch,
 ): Promise<void> {
   const format = creatableFormat(request.targetFormat ?? "raw");
   const path = pathOfImage(request.target);
@@ -119,7 +130,7 @@ async function intoNew(
   });
   checkBitmapTarget(request, disk);
   const targetIsZero = backing === undefined;
-  await copy(context, request, sources.disk, disk, { targetIsZero, skipBacking: !targetIsZero, interruption });
+  await copy(context, request, sources.disk, disk, { targetIsZero, skipBacking: !targetIsZero, watch });
   copyBitmaps(context, request, sources, disk);
   closing(disk);
   try {
@@ -173,7 +184,7 @@ async function intoExisting(
   context: Context,
   request: ConvertRequest,
   sources: Sources,
-  interruption: Interruption,
+  watch: Watch,
 ): Promise<void> {
   const { targetIsZero, target: name, targetFormat, targetImageOpts: imageOpts } = request;
   if (targetIsZero && request.backingFile !== undefined) {
@@ -187,7 +198,7 @@ async function intoExisting(
     throw new CliError("Compression not supported for this file format");
   }
   if (disk.size < sources.disk.size) throw new CliError("output file is smaller than input file");
-  await copy(context, request, sources.disk, disk, { targetIsZero, skipBacking: false, interruption });
+  await copy(context, request, sources.disk, disk, { targetIsZero, skipBacking: false, watch });
   copyBitmaps(context, request, sources, disk);
   closing(disk);
 }
@@ -226,7 +237,12 @@ function copyBitmaps(context: Context, { bitmaps }: ConvertRequest, { images: [i
       explaining(() => target.addBitmap(name, { granularity, disabled: !auto }));
     });
     withPrefix(`Failed to populate bitmap ${name}: `, () => {
-      explaining(() => target.mergeBitmap(name, name, { from: image }));
+      try {
+        explaining(() => target.mergeBitmap(name, name, { from: image }));
+      } catch (error) {
+        target.removeBitmap(name);
+        throw error;
+      }
     });
   }
 }
@@ -264,11 +280,11 @@ function openTargetBacking(context: Context, target: string, options: ImageOptio
   });
 }
 
-/** What is known of the target, and what ends the copy early. */
+/** What is known of the target, and who watches. */
 interface CopyTerms {
   readonly targetIsZero: boolean;
   readonly skipBacking: boolean;
-  readonly interruption: Interruption;
+  readonly watch: Watch;
 }
 
 async function copy(
@@ -276,22 +292,19 @@ async function copy(
   request: ConvertRequest,
   disk: Disk,
   target: Disk,
-  { targetIsZero, skipBacking, interruption }: CopyTerms,
+  { targetIsZero, skipBacking, watch: { progress, interruption } }: CopyTerms,
 ): Promise<void> {
-  const { sparseSize } = request;
-  const when = { wanted: request.progress, quiet: request.quiet, inBytes: true };
+  const { sparseSize, quiet } = request;
   let onRead = (_length: number): void => {};
   const observed = new ObservedDisk(
     request.salvage ? salvaged(context, request, disk) : disk,
     (length) => onRead(length),
   );
   // Walked to the end before anything is copied: a map that cannot be read is better known now. A raw image has none.
-  const isWalked = !(disk instanceof RawFile) || wantsProgress(context.console, when);
-  const total = isWalked ? bytesToRead(observed, request) : 0;
-  const progress: ProgressDisplay = showProgress(context.console, total, when);
+  const isWalked = !(disk instanceof RawFile) || wantsProgress(context.console, { wanted: request.progress, quiet });
+  progress.expect(isWalked ? bytesToRead(observed, request) : 0);
   let done = 0;
   onRead = (length) => progress.update(done += length);
-  let completed = false;
   try {
     await convertDisk(observed, new ObservedDisk(target, () => {}, (length) => onRead(length)), {
       targetIsZero,
@@ -302,11 +315,8 @@ async function copy(
       signal: interruption.signal,
       ...(sparseSize === undefined ? {} : { sparseSize }),
     });
-    completed = true;
   } catch (error) {
     throw error instanceof CliError ? error : causedBy(error, messageOf(error));
-  } finally {
-    await progress.stop(completed);
   }
 }
 

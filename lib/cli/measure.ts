@@ -18,7 +18,7 @@ import { creatableFormat } from "./drivers.ts";
 import { imageRequest, openImage } from "./image_files.ts";
 import { ImageOptions, joinOptionLists, parseOptionList } from "./image_options.ts";
 import { formatJson, type JsonValue } from "./json.ts";
-import { PREALLOCATION_MODES } from "./new_image.ts";
+import { clusterSizeOf, PREALLOCATION_MODES } from "./new_image.ts";
 import { outputFormatOf } from "./output_format.ts";
 import { readSecrets } from "./secrets.ts";
 import { parseSizeArgument } from "./sizes.ts";
@@ -89,7 +89,9 @@ function imageOptions(context: Context, format: ImageType, list: string | undefi
   return options;
 }
 
+/** Reads the options in QEMU's order, so that of several mistakes the same one is told. */
 function measureOptions(options: ImageOptions): MeasureOptions {
+  const clusterSize = clusterSizeOf(options);
   const compat = options.text("compat") ?? "1.1";
   const version = Object.hasOwn(VERSIONS, compat) ? VERSIONS[compat] : undefined;
   if (version === undefined) throw new CliError(`Invalid compatibility level: '${compat}'`);
@@ -101,7 +103,7 @@ function measureOptions(options: ImageOptions): MeasureOptions {
   return {
     version,
     preallocation,
-    clusterSize: Number(options.number("cluster_size")),
+    clusterSize,
     refcountBits: Number(options.number("refcount_bits")),
     extendedL2: options.isOn("extended_l2"),
     hasBackingFile: options.text("backing_file") !== undefined,

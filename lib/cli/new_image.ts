@@ -128,13 +128,7 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
   }
   const extendedL2 = options.isOn("extended_l2");
   if (version === 2 && extendedL2) throw needsVersion3("Extended L2 entries are only supported with");
-  const clusterSize = Number(options.number("cluster_size"));
-  if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 ** 21) {
-    throw new CliError("Cluster size must be a power of two between 512 and 2048k");
-  }
-  if (extendedL2 && clusterSize < 16384) {
-    throw new CliError("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
-  }
+  const clusterSize = clusterSizeOf(options);
   const backingFile = options.text("backing_file");
   const backingFormat = options.text("backing_fmt");
   if (backingFile !== undefined && preallocation !== "off" && !extendedL2) {
@@ -174,6 +168,24 @@ function qcow2Options(options: ImageOptions): Omit<CreateOptions, "size"> {
     dataFileRaw,
     ...(dataFile === undefined ? {} : { dataFile }),
   };
+}
+
+/**
+ * The cluster size that options ask for.
+ *
+ * @param options Options of a qcow2 image.
+ * @returns The size in bytes.
+ * @throws {CliError} Where there are no such clusters, or none that can have subclusters as the options want it.
+ */
+export function clusterSizeOf(options: ImageOptions): number {
+  const clusterSize = Number(options.number("cluster_size"));
+  if (!isPowerOfTwo(clusterSize) || clusterSize < 512 || clusterSize > 2 ** 21) {
+    throw new CliError("Cluster size must be a power of two between 512 and 2048k");
+  }
+  if (options.isOn("extended_l2") && clusterSize < 16384) {
+    throw new CliError("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+  }
+  return clusterSize;
 }
 
 function needsVersion3(what: string): CliError {

@@ -12,6 +12,12 @@ import { toFixedHalfEven } from "./sizes.ts";
 /** Shows progress. */
 export interface ProgressDisplay {
   /**
+   * Tells how much there is to do, where that was not known at the beginning.
+   *
+   * @param total How much.
+   */
+  expect(total: number): void;
+  /**
    * Tells how far the work is.
    *
    * @param done How much is done, in the unit of the total.
@@ -56,9 +62,11 @@ export function wantsProgress(console: Console, options: ProgressOptions): boole
  * @returns The display.
  */
 export function showProgress(console: Console, total: number, options: ProgressOptions): ProgressDisplay {
-  if (!wantsProgress(console, options)) return { update: () => {}, stop: () => Promise.resolve() };
+  if (!wantsProgress(console, options)) return NO_DISPLAY;
   return showsBar(console, options) ? new BarProgress(console, total, options) : new LineProgress(console, total);
 }
+
+const NO_DISPLAY: ProgressDisplay = { expect: () => {}, update: () => {}, stop: () => Promise.resolve() };
 
 /** A script that reads the standard output gets the lines that it asked for. */
 function showsBar(console: Console, { wanted }: ProgressOptions): boolean {
@@ -75,7 +83,7 @@ const DEFAULT_COLUMNS = 80;
 
 class BarProgress implements ProgressDisplay {
   readonly #console: Console;
-  readonly #total: number;
+  #total: number;
   readonly #wanted: boolean;
   readonly #line: ProgressLine;
   readonly #start = performance.now();
@@ -86,6 +94,10 @@ class BarProgress implements ProgressDisplay {
     this.#total = total;
     this.#wanted = wanted;
     this.#line = new ProgressLine(inBytes, terminalColumns);
+  }
+
+  expect(total: number): void {
+    this.#total = total;
   }
 
   update(done: number): void {
@@ -126,7 +138,7 @@ const LINE_STEP_PERCENT = 1;
 
 class LineProgress implements ProgressDisplay {
   readonly #console: Console;
-  readonly #total: number;
+  #total: number;
   #shown = 0;
 
   constructor(console: Console, total: number) {
@@ -135,8 +147,13 @@ class LineProgress implements ProgressDisplay {
     this.#print(0);
   }
 
+  expect(total: number): void {
+    this.#total = total;
+  }
+
   update(done: number): void {
-    const percent = this.#total === 0 ? 0 : done * 100 / this.#total;
+    // Clusters are compressed as a whole, so that more can be read than was counted.
+    const percent = this.#total === 0 ? 0 : Math.min(100, done * 100 / this.#total);
     if (percent > this.#shown + LINE_STEP_PERCENT || (percent === 100 && done > 0)) this.#print(percent);
   }
 

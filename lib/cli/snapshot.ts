@@ -59,7 +59,12 @@ function list(context: Context, disk: Qcow2File | RawFile): void {
 
 function change(disk: Qcow2File | RawFile, action: Action, name: string): void {
   if (disk instanceof RawFile) throw notSupported(action, name, "Block driver does not support snapshots");
-  if (hasDataFile(disk.header)) throw notSupported(action, name, "Failed to load snapshot: Operation not supported");
+  if (hasDataFile(disk.header)) {
+    const reason = disk.bitmaps.length > 0
+      ? "Device has active dirty bitmaps"
+      : "Failed to load snapshot: Operation not supported";
+    throw notSupported(action, name, reason);
+  }
   const isKnown = disk.snapshots.some((entry) => entry.name === name || (action === "apply" && entry.id === name));
   if (action === "apply" && !isKnown) throw failed(action, name, "Failed to load snapshot: No such file or directory");
   if (action === "delete" && !isKnown) throw failed(action, name, "snapshot not found");

@@ -21,6 +21,8 @@ export type Preallocation = "off" | "metadata" | "falloc" | "full";
 const ZEROES_LENGTH = 1024 * 1024;
 /** Of clusters that are written full of zeroes so many bytes are a step, or a single cluster. */
 const STEP_LENGTH = 8 * ZEROES_LENGTH;
+/** How much of an empty file is allocated when it gets a length, in bytes. */
+const FIRST_BLOCK_LENGTH = 4096;
 
 /** What {@linkcode reserveHostRange} needs of a file. */
 type HostFile = Pick<BlockFile, "size" | "writeAt" | "truncate" | "preallocate">;
@@ -110,6 +112,7 @@ export function* reserveHostRange(
   mode: Preallocation,
 ): Steps<number, void> {
   const end = offset + length;
+  const wasEmpty = file.size === 0;
   // What the file has already may hold what was freed there: it is written over, which allocates it.
   const inside = Math.min(end, Math.max(offset, file.size));
   yield* writeZeroes(file, offset, inside);
@@ -117,6 +120,8 @@ export function* reserveHostRange(
   if (mode === "full" || (mode === "falloc" && !file.preallocate(inside, end - inside))) {
     yield* writeZeroes(file, inside, end);
   } else if (mode !== "falloc") file.truncate(end);
+  // As QEMU does: with its first block allocated, a file answers questions about its alignment like any other.
+  if (wasEmpty && mode !== "full") allAtOnce(writeZeroes(file, 0, Math.min(end, FIRST_BLOCK_LENGTH)));
 }
 
 function* writeZeroes(file: HostFile, from: number, to: number): Steps<number, void> {

@@ -148,10 +148,7 @@ export class RawFile implements Disk {
     const file = createFile(target, { createNew: options.createNew ?? false, lock: options.lock ?? true });
     try {
       const length = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
-      if (preallocation !== "off") allAtOnce(reserveHostRange(file, 0, length, preallocation));
-      else file.truncate(length);
-      // As QEMU does: with its first block allocated, a file answers questions about its alignment like any other.
-      if (size > 0 && preallocation !== "full") file.writeAt(0, new Uint8Array(Math.min(file.size, BLOCK_SIZE)));
+      allAtOnce(reserveHostRange(file, 0, length, preallocation));
       return new RawFile(file, options.durability);
     } catch (error) {
       file.close();
@@ -205,12 +202,12 @@ export class RawFile implements Disk {
     const mode = options.preallocation ?? "off";
     const { size: length } = this.#file;
     const total = target - length;
-    if (mode === "off") this.#file.truncate(target);
     let done = 0;
     let isGivenUp = mode !== "off";
     try {
-      for (const bytes of mode === "off" ? [] : reserveHostRange(this.#file, length, total, mode)) {
-        yield { done: done += bytes, total };
+      if (total < 0) this.#file.truncate(target);
+      else {
+        for (const bytes of reserveHostRange(this.#file, length, total, mode)) yield { done: done += bytes, total };
       }
       isGivenUp = false;
     } catch (error) {

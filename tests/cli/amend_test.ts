@@ -1,7 +1,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { assertQemuClean } from "../images.ts";
 import { qemuTest } from "../qemu.ts";
-import { assertSame, Folder, program, qemuImg, qemuIo } from "./_program.ts";
+import { assertSame, Folder, makeFile, program, qemuImg, qemuIo } from "./_program.ts";
 
 const OPTIONS: readonly string[] = [
   "compat=0.10",
@@ -244,4 +244,16 @@ Deno.test("amend explains itself", async () => {
   const { code, stdout } = await program("amend", "--help");
   assertEquals(code, 0);
   assertStringIncludes(stdout, "qcow2 amend: ");
+});
+
+qemuTest("amend refuses sizes amid a sector, and a backing file of which only a part is named", async () => {
+  using folder = new Folder();
+  const path = folder.path("disk.qcow2");
+  makeFile(folder.path("base"), 1 << 20);
+  for (const list of ["size=1000", "backing_file=base", "backing_fmt=raw", "backing_file=base,backing_fmt=raw"]) {
+    await assertSame(["amend", "-o", list, path], {
+      prepare: () => qemuImg("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", path, "2M"),
+      outcome: () => Deno.readFileSync(path),
+    });
+  }
 });

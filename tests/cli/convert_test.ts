@@ -502,3 +502,14 @@ Deno.test("convert -r writes no faster than it may", async () => {
   assert(performance.now() - start > 190);
   assertEquals(Deno.readFileSync(target), Deno.readFileSync(source));
 });
+
+qemuTest("convert --bitmaps leaves no bitmap behind that it could not fill", async () => {
+  using folder = new Folder();
+  const [source, target] = [folder.path("source"), folder.path("target")];
+  qemuImg("create", "-q", "-f", "qcow2", source, "1M");
+  qemuImg("bitmap", "--add", source, "one");
+  await assertSame(["convert", "-n", "--bitmaps", "-O", "qcow2", source, target], {
+    prepare: () => qemuImg("create", "-q", "-f", "qcow2", target, "2M"),
+    outcome: () => /"bitmaps"/.test(qemuImg("info", "--output=json", target).stdout),
+  });
+});

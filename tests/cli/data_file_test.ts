@@ -98,3 +98,20 @@ Deno.test("create keeps a data file that holds something, where qemu-img would e
   assertEquals(Deno.readFileSync(folder.path("data")), filled(512, 1));
   assertEquals(folder.names(), ["data"]);
 });
+
+qemuTest("a new data file has its first block allocated, as that of qemu-img has", async () => {
+  using folder = new Folder();
+  const [image, data] = [folder.path("disk.qcow2"), folder.path("data")];
+  await assertSame(["create", "-q", "-f", "qcow2", "-o", `data_file=${data}`, image, "1M"], {
+    prepare: () => folder.names().forEach((name) => Deno.removeSync(folder.path(name))),
+    outcome: () => qemuImg("map", "--output=json", "-f", "raw", data),
+  });
+});
+
+qemuTest("snapshot -a tells of bitmaps before it tells that a data file allows no snapshots", async () => {
+  using folder = new Folder();
+  const image = folder.path("disk.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-o", `data_file=${folder.path("data")}`, image, "1M");
+  qemuImg("bitmap", "--add", image, "one");
+  await assertSame(["snapshot", "-a", "x", image]);
+});

@@ -163,3 +163,11 @@ Deno.test("measure explains itself", async () => {
   const { code, stdout } = await program("measure", "--help");
   assertEquals([code, stdout.startsWith("qcow2 measure: ")], [0, true]);
 });
+
+qemuTest("measure tells of the cluster size before other mistakes, as qemu-img does", async () => {
+  for (const wrong of ["compat=2.0", "preallocation=x"]) {
+    for (const list of ["cluster_size=3", "extended_l2=on,cluster_size=4k"]) {
+      await assertSame(["measure", "-O", "qcow2", "-o", `${wrong},${list}`, "--size", "1M"]);
+    }
+  }
+});

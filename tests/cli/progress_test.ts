@@ -3,7 +3,8 @@ import type { Console } from "../../lib/cli/console.ts";
 import { main } from "../../lib/cli/main.ts";
 import { type ProgressFrame, ProgressLine } from "../../lib/cli/progress_line.ts";
 import { importFlags } from "../../tools/imports.ts";
-import { Folder, makeFile, VERSION } from "./_program.ts";
+import { qemuTest } from "../qemu.ts";
+import { assertSame, Folder, makeFile, program, VERSION } from "./_program.ts";
 
 const GIB = 1024 ** 3;
 const BAR = "#####-----";
@@ -110,4 +111,27 @@ Deno.test({
     // What is printed meanwhile has a line of its own as well.
     assertStringIncludes(comparison.shown, "\r\x1b[KContent mismatch at offset 0!\r\n");
   },
+});
+
+qemuTest("convert shows progress from the start, also where it comes to nothing", async () => {
+  using folder = new Folder();
+  const [raw, target] = [folder.path("disk.raw"), folder.path("target")];
+  makeFile(raw, 1 << 20, { 0: "data" });
+  for (
+    const args of [
+      [folder.path("none"), target],
+      ["-O", "qcow2", "-o", "cluster_size=3", raw, target],
+      ["-T", "some", raw, target],
+      [raw],
+      ["-q", folder.path("none"), target],
+    ]
+  ) await assertSame(["convert", "-p", ...args]);
+});
+
+Deno.test("progress never goes beyond its end, though whole clusters are read to compress them", async () => {
+  using folder = new Folder();
+  const raw = folder.path("disk.raw");
+  makeFile(raw, 1 << 20, { 0: "data" });
+  const { stdout } = await program("convert", "-c", "-p", "-O", "qcow2", raw, folder.path("target"));
+  for (const [, percent] of stdout.matchAll(/\(([\d.]+)\/100%\)/g)) assert(Number(percent) <= 100, stdout);
 });
