@@ -49,8 +49,9 @@ export async function convert(context: Context, args: readonly string[]): Promis
     context.console.out(describeImageOptions(creatableFormat(request.format), request.forFile));
     return 0;
   }
-  const progress = showProgress(context.console, 0, { wanted: request.progress, quiet: request.quiet, inBytes: true });
+  // Whoever sees the first line may interrupt.
   using interruption = new Interruption();
+  const progress = showProgress(context.console, 0, { wanted: request.progress, quiet: request.quiet, inBytes: true });
   let completed = false;
   try {
     using sources = openSources(context, request);

@@ -122,14 +122,14 @@ export class GuestIo extends GuestReader {
    * nothing for that but its entry.
    *
    * @param offset Guest offset of the first byte behind the end, which reads as zeroes.
-   * @param whole Whether the host must have room for the rest of the cluster as well.
+   * @param whole Whether the host must have room for the rest of the cluster as well; a data file ends with the disk and has that.
    */
   placeCutCluster(offset: number, whole: boolean): void {
-    const { clusterSize, subclusterSize } = this.metadata.geometry;
+    const { geometry: { clusterSize, subclusterSize }, hasDataFile } = this.metadata;
     if (offset % clusterSize === 0 || subclusterSize < clusterSize) return;
     this.metadata.mapping.find(offset, SECTOR_SIZE, this.#run);
     if (hasHostCluster(this.#run.kind)) return;
-    this.write(offset, new Uint8Array(whole ? clusterSize - offset % clusterSize : SECTOR_SIZE));
+    this.write(offset, new Uint8Array(whole && !hasDataFile ? clusterSize - offset % clusterSize : SECTOR_SIZE));
   }
 
   #writeHost(hostOffset: number, data: Uint8Array): void {

@@ -305,6 +305,15 @@ Deno.test("resize() makes a data file as long as the disk, and shows nothing of 
   }
 });
 
+Deno.test("resize() makes a data file no longer than the disk, also where both ends lie in one cluster", () => {
+  for (const preallocation of ["metadata", "falloc", "full"] as const) {
+    const data = new MemoryBlockFile();
+    using disk = withDataFile({ size: 1024 }, data);
+    disk.resize(2048, { preallocation });
+    assertEquals(data.size, 2048);
+  }
+});
+
 Deno.test("resize() shows nothing of what was discarded in a data file", () => {
   const data = new MemoryBlockFile();
   using disk = withDataFile({}, data);
