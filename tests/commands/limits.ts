@@ -1,0 +1,125 @@
+/**
+ * What is left out of the random command lines because both programs do not do the same, and why. Everything that keeps a
+ * command line from being run stands here; docs/qemu-img.md tells of each to those who use the program.
+ *
+ * @module
+ */
+
+import { KIB } from "../images.ts";
+import type { World } from "./world.ts";
+
+interface Limit {
+  /** Why it is left out. */
+  readonly reason: string;
+  /** Whether a command line is concerned. */
+  readonly concerns: (args: readonly string[], world: World) => boolean;
+}
+
+const LIMITS: readonly Limit[] = [
+  {
+    reason: "The content of the file itself depends on where clusters stand in it",
+    concerns: (args, world) => readsQcow2AsRaw(args, world),
+  },
+  {
+    reason: "QEMU goes round a loop of backing files until it has no more files to open",
+    concerns: (args, world) => makesLoop(args, world),
+  },
+  {
+    reason: "QEMU lets dd read from and write to the same file, which is emptied first; here that is refused",
+    concerns: ([command, ...rest]) => {
+      const files = rest.map((word) => /^(if|of)=(.*)$/.exec(word)).flatMap((match) => match === null ? [] : [match]);
+      const [source, target] = ["if", "of"].map((key) => files.findLast((match) => match[1] === key)?.[2]);
+      return command === "dd" && source !== undefined && source === target;
+    },
+  },
+  {
+    reason:
+      "QEMU writes compressed clusters only where nothing is allocated, and fails elsewhere; here they replace what is there",
+    concerns: ([command, ...rest]) => command === "convert" && rest.includes("-c") && rest.includes("-n"),
+  },
+  {
+    reason:
+      "The same for the guest's compressed writes, where it is not certain that the same is allocated in both folders",
+    concerns: (args, world) => {
+      return args.some((word) => /^write -c/.test(word)) && world.mayDifferInAllocation(args.at(-1) ?? "");
+    },
+  },
+  {
+    reason: "QEMU applies no snapshot where there are bitmaps; here the bitmaps get to know what changes",
+    concerns: ([command, ...rest], world) => {
+      const image = world.find(rest.at(-1) ?? "");
+      if (image === undefined || image.dataFile !== undefined || image.bitmaps.length === 0) return false;
+      return command === "snapshot" && rest.includes("-a");
+    },
+  },
+  {
+    reason: "QEMU looks at every refcount in turn for each of a new table, which takes minutes where a block has many",
+    concerns: ([command, ...rest], world) => {
+      const isSlow = rest.some((word) => (world.find(word)?.clusterSize ?? 0) > 64 * KIB);
+      return command === "amend" && isSlow && rest.some((word) => word.includes("refcount_bits"));
+    },
+  },
+  {
+    reason: "QEMU reads a snapshot as if it had the size that the disk has now; here it has its own",
+    concerns: ([command = "", ...rest], world) => {
+      const reads = ["convert", "measure"].includes(command) && rest.some((word) => word.startsWith("-l"));
+      return reads && rest.some((word) => world.find(word)?.wasResized === true);
+    },
+  },
+  {
+    reason:
+      "QEMU loses a bitmap of a disk without bytes: it wants memory for its table, asks for none and takes that for a failure",
+    concerns: ([command, ...rest], world) => command === "bitmap" && rest.some((word) => world.find(word)?.size === 0),
+  },
+];
+
+/** Whether a command line can be run in both folders. */
+export function isComparable(args: readonly string[], world: World): boolean {
+  return !LIMITS.some(({ concerns }) => concerns(args, world));
+}
+
+/** What a step means for the clusters that the files it changes have allocated. */
+export type Allocation = "anew" | "as before" | "uncertain";
+
+/**
+ * Whether the same clusters will be allocated in both folders. A commit of QEMU's goes by pieces of 64 KiB: where an image has anything in
+ * one, all of it is written, be it zeroes; and zeroes are marked where there is nothing yet. Here only what the image has is
+ * written, and zeroes only over data. The content is the same.
+ *
+ * @param args The command line.
+ * @param world What there is before.
+ * @returns What to expect of the files that it changes.
+ */
+export function allocationAfter(args: readonly string[], world: World): Allocation {
+  if (args[0] === "create") return "anew";
+  if (args[0] === "commit") return "uncertain";
+  // QEMU marks zeroes in a target that exists where it has nothing yet; here that stays as it is.
+  if (args[0] === "convert" && args.includes("-n")) return "uncertain";
+  const reads = args.some((word) => world.mayDifferInAllocation(word.replace(/^(if|of)=/, "")));
+  return reads ? "uncertain" : "as before";
+}
+
+/**
+ * Whether QEMU may have done a part of what was asked for when a command failed: it empties, overwrites or removes a target before
+ * it knows that all is well, and amends one property after the other. Here what was there before stays, and nothing new is left.
+ *
+ * @param args The command line that has failed.
+ * @returns Whether the files that QEMU has changed are to be forgotten.
+ */
+export function mayLeaveTarget([command = ""]: readonly string[]): boolean {
+  return ["amend", "create", "convert", "dd"].includes(command);
+}
+
+function readsQcow2AsRaw(args: readonly string[], world: World): boolean {
+  const hasQcow2 = args.some((word) => world.find(word.replace(/^if=/, ""))?.format === "qcow2");
+  return hasQcow2 && args.some((word, index) => word === "raw" && ["-f", "-F"].includes(args[index - 1] ?? ""));
+}
+
+function makesLoop(args: readonly string[], world: World): boolean {
+  const backing = args.findIndex((word) => word === "-b" || word === "-B");
+  const name = args[backing + 1] ?? "";
+  if (backing < 0 || !["create", "convert", "rebase"].includes(args[0] ?? "")) return false;
+  return world.chainOf(name).some((image) =>
+    args.lastIndexOf(image.name) > backing + 1 || args.indexOf(image.name) < backing
+  );
+}
