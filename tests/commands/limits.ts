@@ -67,6 +67,13 @@ const LIMITS: readonly Limit[] = [
     },
   },
   {
+    reason: "QEMU loses all bitmaps when an image becomes one of version 2; here that is refused",
+    concerns: ([command, ...rest], world) => {
+      const isDowngrade = command === "amend" && rest.some((word) => /compat=(0\.10|v2)/.test(word));
+      return isDowngrade && rest.some((word) => (world.find(word)?.bitmaps ?? []).length > 0);
+    },
+  },
+  {
     reason:
       "QEMU loses a bitmap of a disk without bytes: it wants memory for its table, asks for none and takes that for a failure",
     concerns: ([command, ...rest], world) => command === "bitmap" && rest.some((word) => world.find(word)?.size === 0),
@@ -95,6 +102,8 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
   if (args[0] === "commit") return "uncertain";
   // QEMU marks zeroes in a target that exists where it has nothing yet; here that stays as it is.
   if (args[0] === "convert" && args.includes("-n")) return "uncertain";
+  // Where zeroes are looked for, QEMU begins its pieces at other places.
+  if (args[0] === "convert" && args.some((word) => word.startsWith("-S"))) return "uncertain";
   const reads = args.some((word) => world.mayDifferInAllocation(word.replace(/^(if|of)=/, "")));
   return reads ? "uncertain" : "as before";
 }
