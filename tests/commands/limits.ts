@@ -75,6 +75,51 @@ const LIMITS: readonly Limit[] = [
   },
   {
     reason:
+      "QEMU raises refcounts once more than it has to when it applies a snapshot, which narrow ones do not allow; here it works",
+    concerns: ([command, ...rest], world) => {
+      const bits = Math.min(
+        ...rest.map((word) => world.find(word)?.refcountBits ?? Infinity).filter((width) => width > 0),
+      );
+      return command === "snapshot" && rest.includes("-a") && bits <= 2;
+    },
+  },
+  {
+    reason:
+      "QEMU opens a raw image again after it could not apply a snapshot, and warns again that it was not told the format",
+    concerns: ([command, ...rest], world) => {
+      return command === "snapshot" && rest.includes("-a") && rest.some((word) => world.find(word)?.format === "raw");
+    },
+  },
+  {
+    reason:
+      "Of a conversion onto its source and other mistakes, the first is told first here, before the target is looked at",
+    concerns: ([command, ...rest]) => command === "convert" && rest.slice(0, -1).includes(rest.at(-1) ?? ""),
+  },
+  {
+    reason:
+      "QEMU takes an empty list of options for a mistake before it reads on; here options that do not exist are told first",
+    concerns: ([, ...rest]) => rest.some((word, index) => word === "" && rest[index - 1] === "-o"),
+  },
+  {
+    reason: "A repair tells how much is allocated, which is not certain to be the same in both folders",
+    concerns: ([command, ...rest], world) => {
+      const repairs = command === "check" && rest.some((word) => /^(-\w*r|--r)/.test(word));
+      return repairs && rest.some((word) => world.mayDifferInAllocation(word));
+    },
+  },
+  {
+    reason:
+      "QEMU answers an option of one letter that measure does not have with all of its help, and calls that a success",
+    concerns: ([command, ...rest]) => command === "measure" && rest.includes("-x"),
+  },
+  {
+    reason: "QEMU names a raw image that can have no bitmaps by a number that it has given it",
+    concerns: ([command, ...rest], world) => {
+      return command === "bitmap" && rest.some((word) => world.find(word)?.format === "raw");
+    },
+  },
+  {
+    reason:
       "QEMU loses a bitmap of a disk without bytes: it wants memory for its table, asks for none and takes that for a failure",
     concerns: ([command, ...rest], world) => command === "bitmap" && rest.some((word) => world.find(word)?.size === 0),
   },
@@ -102,6 +147,10 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
   if (args[0] === "commit") return "uncertain";
   // QEMU marks zeroes in a target that exists where it has nothing yet; here that stays as it is.
   if (args[0] === "convert" && args.includes("-n")) return "uncertain";
+  // QEMU marks zeroes up to the new end, where here only what a longer backing file would show is marked.
+  if (args[0] === "resize" && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
+  // The host copies holes as it likes.
+  if (args[0] === "convert" && args.includes("-C")) return "uncertain";
   // Where zeroes are looked for, QEMU begins its pieces at other places.
   if (args[0] === "convert" && args.some((word) => word.startsWith("-S"))) return "uncertain";
   const reads = args.some((word) => world.mayDifferInAllocation(word.replace(/^(if|of)=/, "")));
