@@ -4,7 +4,7 @@ import { type CreateOptions, Qcow2File, RawFile } from "../../mod.ts";
 import { MemoryBlockFile } from "../../lib/storage/mod.ts";
 import { KIB, MIB } from "../images.ts";
 import { Random } from "../random.ts";
-import { ResizeModel } from "../resize_model.ts";
+import { ResizeModel } from "./resize_model.ts";
 
 interface Case {
   readonly name: string;

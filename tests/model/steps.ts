@@ -43,7 +43,7 @@ const STEPS: readonly (readonly [times: number, step: Step])[] = [
   [1, (session) => session.readSnapshot()],
   [1, (session) => session.addBitmap()],
   [1, (session) => session.changeBitmap()],
-  [1, (session) => session.resize()],
+  [2, (session) => session.resize()],
   [1, (session) => session.amend()],
 ];
 

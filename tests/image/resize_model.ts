@@ -6,17 +6,9 @@
 
 import { assertEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
-import type { CheckResult, Preallocation, Qcow2File } from "../mod.ts";
-import { readBytes } from "./images.ts";
-import type { Random } from "./random.ts";
-
-/** Somebody else who changes the image while it is not open here. */
-export interface OtherHand {
-  /** Resizes the disk, without preallocation. */
-  readonly resize: (from: number, to: number) => void;
-  /** Writes one value all over a range of the disk. */
-  readonly write: (offset: number, length: number, value: number) => void;
-}
+import type { CheckResult, Preallocation, Qcow2File } from "../../mod.ts";
+import { readBytes } from "../images.ts";
+import type { Random } from "../random.ts";
 
 /** What the disk must hold, and what its snapshots and bitmaps must say. */
 export interface ResizeModelOptions {
@@ -30,8 +22,6 @@ export interface ResizeModelOptions {
   readonly open: () => Qcow2File;
   /** Called with what the disk holds while nobody has the image open. */
   readonly examine?: (model: ResizeModel) => void;
-  /** Who else changes the image. */
-  readonly other?: OtherHand;
   /** What the backing file holds. */
   readonly backing?: Uint8Array;
   /** Whether snapshots are taken. */
@@ -74,11 +64,6 @@ export class ResizeModel {
     this.#disk = options.open();
   }
 
-  /** The bitmaps in their order. */
-  get bitmaps(): ReadonlyMap<string, Readonly<BitmapModel>> {
-    return this.#bitmaps;
-  }
-
   /** Does random things to both. */
   run(steps: number): void {
     try {
@@ -92,7 +77,7 @@ export class ResizeModel {
 
   #step(): void {
     const { random, bitmaps = false, snapshots = false, compressed = false } = this.#options;
-    switch (random.below(20)) {
+    switch (random.below(18)) {
       case 0:
       case 1:
       case 2:
@@ -117,9 +102,6 @@ export class ResizeModel {
         return bitmaps ? this.#bitmap() : undefined;
       case 13:
         return compressed ? this.#writeCompressed() : undefined;
-      case 14:
-      case 15:
-        return this.#letOther();
       default:
         return this.#write();
     }
@@ -145,30 +127,6 @@ export class ResizeModel {
     this.#log.push(`resize ${old} to ${size} ${preallocation}`);
     this.#disk.resize(size, { shrink: true, preallocation });
     this.#setSize(size);
-  }
-
-  #letOther(): void {
-    const { other, random, open } = this.#options;
-    if (other === undefined) return;
-    const { size } = this.#newSize();
-    const old = this.content.length;
-    this.#compare();
-    this.#disk.close();
-    // What QEMU left behind an end that cuts a cluster, it shows when the disk grows.
-    if (random.oneIn(2) && (size < old || old % this.#disk.allocationSize === 0)) {
-      this.#log.push(`the other resizes ${old} to ${size}`);
-      other.resize(old, size);
-      this.#setSize(size);
-    } else {
-      const { offset, length } = this.#range();
-      const value = random.between(1, 255);
-      this.#log.push(`the other writes ${length} at ${offset}`);
-      if (length > 0) other.write(offset, length, value);
-      this.content.fill(value, offset, offset + length);
-      this.#mark(offset, length);
-    }
-    this.#disk = open();
-    this.#compare();
   }
 
   #setSize(size: number): void {
