@@ -105,7 +105,7 @@ export async function check(source: FileSource, options: CheckOptions = {}): Pro
  * const path = await Deno.makeTempFile();
  * const disk = Qcow2File.create(path, { size: 1 << 30 });
  * disk.writeAt(0, new Uint8Array(65536));
- * const { hostOffset } = disk.l2Table(0)[0] ?? {};
+ * const { hostOffset } = disk.l2Table(0)?.[0] ?? {};
  * disk.close();
  * // The refcount of the cluster is lost: the first refcount block stands behind the refcount table.
  * using file = Deno.openSync(path, { write: true });
