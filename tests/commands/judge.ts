@@ -55,7 +55,9 @@ export async function judgeAll(twins: Twins, world: World): Promise<void> {
 }
 
 async function judge(twins: Twins, world: World, name: string): Promise<void> {
-  if (!world.mayDifferInAllocation(name)) await same(twins, "map", ["map", "--output=json", name]);
+  // Where a raw file has holes depends on what the host has written of it yet, so that the map of one is not compared.
+  const isMapComparable = world.chainOf(name).every(({ format }) => format === "qcow2");
+  if (isMapComparable && !world.mayDifferInAllocation(name)) await same(twins, "map", ["map", "--output=json", name]);
   await judgeCheck(twins, name);
   await judgeContent(twins, world, name);
 }
