@@ -86,7 +86,9 @@ function openSources(context: Context, request: ConvertRequest): Sources {
   const { sources, sourceFormat: format, imageOpts, forceShare, snapshot } = request;
   const paths: string[] = [];
   const images = sources.map((name) => {
-    return opened.use(openImage(context, { name, format, imageOpts, forceShare }, (path) => paths.push(path)));
+    return opened.use(
+      openImage(context, { name, format, imageOpts, forceShare, locksRaw: true }, (path) => paths.push(path)),
+    );
   });
   const [first, ...others] = images;
   if (first === undefined) throw new CliError("Must specify image file name");

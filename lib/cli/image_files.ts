@@ -41,6 +41,8 @@ export interface ImageRequest {
   readonly imageOpts?: boolean;
   /** Whether others may use it as they like, so that nothing is locked. */
   readonly forceShare?: boolean;
+  /** Whether nobody may write to it while it is read, even if it is a raw image. */
+  readonly locksRaw?: boolean;
   /** Whether it is written. */
   readonly write?: boolean;
   /**
@@ -78,7 +80,7 @@ export function imageRequest(parsed: Arguments, name: string): ImageRequest {
  * @throws {CliError} Where it cannot be had.
  */
 export function findImage(context: Context, request: ImageRequest): ImageNode {
-  const { name, format, imageOpts = false, forceShare = false, write = false, backing = true, writtenDepth } = request;
+  const { name, format, imageOpts = false, forceShare = false, write = false, backing = true } = request;
   if (imageOpts && format !== undefined) throw new CliError("--image-opts and --format are mutually exclusive");
   const options = imageOpts
     ? optionsOfDescription(name, (message) => report(context, `warning: ${message}`))
@@ -90,7 +92,9 @@ export function findImage(context: Context, request: ImageRequest): ImageNode {
     options.set("force-share", "on");
   }
   return openingImage(request, () => {
-    return ImageNode.find(imageOpts ? undefined : name, options, { write, lock: true, backing, writtenDepth, context });
+    const { locksRaw, writtenDepth } = request;
+    const rules = { write, lock: true, locksRaw, backing, writtenDepth, context };
+    return ImageNode.find(imageOpts ? undefined : name, options, rules);
   });
 }
 

@@ -12,7 +12,7 @@ import { Qcow2Error } from "../errors.ts";
 import { allowedBacking, type BackingReference, backingReference } from "../image/backing.ts";
 import { type DataFileReference, openDataFile } from "../image/data_file.ts";
 import type { ImageType } from "../image/detect.ts";
-import { acquireFile } from "../image/host_file.ts";
+import { acquireFile, lockFile } from "../image/host_file.ts";
 import { realPath } from "../image/local_name.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
@@ -38,6 +38,8 @@ export interface NodeRules {
   readonly write: boolean;
   /** Whether its files are locked. */
   readonly lock: boolean;
+  /** Whether nobody may write to a raw image while it is read, either. */
+  readonly locksRaw?: boolean | undefined;
   /** Whether its backing file is opened as well. */
   readonly backing: boolean;
   /** How far beneath the image another one is written as well; none is without it. */
@@ -57,9 +59,11 @@ interface FoundFile {
   readonly isHostFile: boolean;
   /** Where in the host's file it begins, in bytes. */
   readonly hostOffset: number;
+  /** Whether the file is still to be locked for whoever reads metadata in it. */
+  readonly wantsReadLock: boolean;
 }
 
-/** An image that was found. Its file is open and locked. */
+/** An image that was found. Its file is open, and locked unless it is a raw one that is read: others may write to that. */
 export class ImageNode implements Disposable {
   /** Name of the format, or of the protocol where nobody asked for a format. */
   readonly format: string;
@@ -115,6 +119,7 @@ export class ImageNode implements Disposable {
     const driver = driverOf(all);
     if (driver !== undefined && isFileDriver(driver)) {
       const found = findFile(described ? undefined : name, all, rules);
+      if (rules.locksRaw === true) lockForReading(found);
       return new ImageNode({ format: driver, type: "raw", own: found, beneath: found }, rules, {
         backing: new BlockOptions(),
         dataFile: new BlockOptions(),
@@ -143,6 +148,7 @@ export class ImageNode implements Disposable {
       const type = driver === undefined ? probed(beneath, effective) : typeOf(driver);
       takeNodeOptions(options);
       assertWritable(effective, rules);
+      if (type !== "raw" || rules.locksRaw === true) lockForReading(beneath);
       const backing = follow ? backingOptionsOf(options, type) : new BlockOptions();
       const dataFile = type === "qcow2" ? options.takeNested("data-file") : new BlockOptions();
       const own = type === "raw" ? rawImage(beneath, options) : beneath;
@@ -308,6 +314,7 @@ export class ImageNode implements Disposable {
     // As QEMU does: a relative name begins where the program is run, not where the image is.
     const given = options.get("filename") === undefined ? name : undefined;
     const found = findFile(given, options, { ...this.#rules, write });
+    lockForReading(found);
     this.#dataFileName = shownName(found);
     return found.file;
   }
@@ -399,7 +406,7 @@ function findFile(name: string | undefined, options: BlockOptions, rules: NodeRu
   if (path === "") throw new CliError("The 'file' block driver requires a file name");
   let file: BlockFile;
   try {
-    file = acquireFile(path, { write: effective.write, lock: effective.lock && lock });
+    file = acquireFile(path, { write: effective.write, lock: effective.write && effective.lock && lock });
   } catch (error) {
     throw causedBy(error, explainOpenError(error, path, effective.write));
   }
@@ -408,7 +415,19 @@ function findFile(name: string | undefined, options: BlockOptions, rules: NodeRu
     throw new CliError(`Block protocol 'file' doesn't support the option '${options.first}'`);
   }
   const description = { driver: "file", filename: path };
-  return { file, description, plainName: path, isHostFile: true, hostOffset: 0 };
+  const wantsReadLock = !effective.write && effective.lock && lock;
+  return { file, description, plainName: path, isHostFile: true, hostOffset: 0, wantsReadLock };
+}
+
+/** Keeps writers away from a file that is read, as far as it is to be locked. Where somebody writes to it, it is closed. */
+function lockForReading({ file, wantsReadLock }: FoundFile): void {
+  if (!wantsReadLock) return;
+  try {
+    lockFile(file, false);
+  } catch (error) {
+    file.close();
+    throw causedBy(error, explainOpenError(error, file.name, false));
+  }
 }
 
 /** The part of a file that the options of a raw image say, or all of it. */
@@ -427,6 +446,7 @@ function rawImage(beneath: FoundFile, options: BlockOptions): FoundFile {
     plainName,
     isHostFile: false,
     hostOffset: beneath.hostOffset + window.offset,
+    wantsReadLock: beneath.wantsReadLock,
   };
 }
 

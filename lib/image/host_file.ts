@@ -76,7 +76,14 @@ function pathOf(path: string | URL): string {
   return typeof path === "string" ? path : builtinModule("node:url").fileURLToPath(path);
 }
 
-function lockFile(file: BlockFile, exclusive: boolean): void {
+/**
+ * Locks a file until it is closed.
+ *
+ * @param file The file.
+ * @param exclusive Whether to keep readers away as well.
+ * @throws {Qcow2Error} With code `locked` where somebody else has it open.
+ */
+export function lockFile(file: BlockFile, exclusive: boolean): void {
   if (file.tryLock(exclusive)) return;
   const wanted = exclusive ? "write" : "shared";
   throw new Qcow2Error("locked", `Failed to get ${wanted} lock: another process has "${file.name}" open`, {
