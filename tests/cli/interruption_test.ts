@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { importFlags } from "../../tools/imports.ts";
-import { Qcow2File, RawFile } from "../../mod.ts";
+import { checkImage, Qcow2File, RawFile } from "../../mod.ts";
 import { Folder } from "./_program.ts";
 
 const CLI = new URL("../../cli.ts", import.meta.url).href;
@@ -150,6 +150,62 @@ Deno.test({
     assertEquals(startOf(path, before.length), before);
   },
 });
+
+Deno.test({
+  name: "commit leaves the overlay with all that it has when it is interrupted",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    using folder = new Folder();
+    const [base, overlay] = [folder.path("base.qcow2"), folder.path("overlay.qcow2")];
+    Qcow2File.create(base, { size: 64 * MIB }).close();
+    makeOverlay(overlay, base, 64 * MIB);
+    // So slowly that it would take a minute.
+    const { code, printed } = await interrupted(["commit", "-p", "-r", "1M", overlay], "SIGINT");
+    assertStringIncludes(printed, "(0.00/100%)");
+    assertEquals([code, printed.includes("Image committed.")], [130, false]);
+    using disk = Qcow2File.open(overlay, { backing: "allow" });
+    const bytes = new Uint8Array(64 * MIB);
+    disk.readAt(0, bytes);
+    assertEquals(bytes.every((byte) => byte === 7), true);
+    assertEquals([...disk.extents()].map(({ depth, length }) => [depth, length]), [[0, 64 * MIB]]);
+    for (const path of [base, overlay]) {
+      const { corruptions, leaks } = checkImage(path, { lock: false });
+      assertEquals([corruptions, leaks], [0, 0]);
+    }
+  },
+});
+
+Deno.test({
+  name: "rebase leaves the image on its old backing file when it is terminated",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    using folder = new Folder();
+    const [old, fresh, overlay] = ["old.qcow2", "fresh.qcow2", "overlay.qcow2"].map((name) => folder.path(name));
+    if (old === undefined || fresh === undefined || overlay === undefined) return;
+    const size = 128 * 1024 * MIB;
+    Qcow2File.create(old, { size, preallocation: "metadata" }).close();
+    Qcow2File.create(fresh, { size, preallocation: "metadata" }).close();
+    makeOverlay(overlay, old, size, MIB);
+    const { code, printed } = await interrupted(["rebase", "-p", "-b", fresh, "-F", "qcow2", overlay], "SIGTERM");
+    assertStringIncludes(printed, "(0.00/100%)");
+    assertEquals([code, printed.includes("(100.00/100%)")], [143, false]);
+    using disk = Qcow2File.open(overlay, { backing: "allow" });
+    assertEquals(disk.header.backingFile, old);
+    const bytes = new Uint8Array(2 * MIB);
+    disk.readAt(0, bytes);
+    assertEquals(bytes.every((byte, index) => byte === (index < MIB ? 7 : 0)), true);
+    const { corruptions, leaks } = disk.check();
+    assertEquals([corruptions, leaks], [0, 0]);
+  },
+});
+
+const MIB = 1024 * 1024;
+
+/** Makes an image over another one, with data at its beginning. */
+function makeOverlay(path: string, backingFile: string, size: number, length = size): void {
+  using disk = Qcow2File.create(path, { size, backingFile, backingFormat: "qcow2", backing: "allow" });
+  disk.writeAt(0, new Uint8Array(length).fill(7));
+}
 
 function startOf(path: string, length: number): Uint8Array {
   using file = Deno.openSync(path);
