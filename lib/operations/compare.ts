@@ -77,44 +77,99 @@ export async function compare(first: Disk, second: Disk, options: CompareOptions
   // What the host has no bytes for is allocated all the same.
   const extents = { hostHoles: !strict };
   const sides = [new Side(first, "first disk", extents), new Side(second, "second disk", extents)] as const;
-  for (let offset = 0; offset < total;) {
-    const one = sides[0].statusAt(offset);
-    const other = sides[1].statusAt(offset);
-    if (strict && !isSameStatus(one, other)) return { identical: false, sizesDiffer, difference: "allocation", offset };
-    let length = Math.min(endOf(one), endOf(other)) - offset;
-    if (!one.zero || !other.zero) {
-      length = Math.min(length, CHUNK_SIZE);
-      const areBothRead = !one.zero && !other.zero;
-      if (areBothRead && length >= MIN_AHEAD_LENGTH) await readBoth(sides, offset, length);
-      else for (const side of sides) if (!side.isZeroAt(offset)) side.read(offset, length);
-      const different = firstDifference(sides, offset, length);
+  const pieces = piecesOf(sides, total);
+  let next = upcoming(pieces, sides[0]);
+  try {
+    for (;;) {
+      const { piece, reading, fault } = next;
+      if (fault !== undefined) throw fault.error;
+      if (piece === undefined) return { identical: true, sizesDiffer };
+      const { offset, length, isSameStatus } = piece;
+      if (strict && !isSameStatus) return { identical: false, sizesDiffer, difference: "allocation", offset };
+      // While this one is looked at, the next one is read.
+      next = upcoming(pieces, sides[0]);
+      const different = await firstDifference(sides, piece, reading);
       if (different !== undefined) return { identical: false, sizesDiffer, difference: "content", offset: different };
+      onProgress?.({ done: offset + length, total });
+      if (slice.isOver()) await slice.next();
     }
-    offset += length;
-    onProgress?.({ done: offset, total });
-    if (slice.isOver()) await slice.next();
+  } finally {
+    // The disk is at rest before anybody goes on.
+    await next.reading?.catch(() => {});
   }
-  return { identical: true, sizesDiffer };
 }
 
-/** Reads from both disks at the same time. */
-async function readBoth([first, second]: readonly [Side, Side], offset: number, length: number): Promise<void> {
-  const ahead = first.readAhead(offset, length);
-  // Nobody waits for it yet; its error comes first nevertheless.
-  ahead.catch(() => {});
+/** A piece of both disks, of which each of them says one thing. */
+interface Piece {
+  readonly offset: number;
+  readonly length: number;
+  /** Which of the disks say that it is all zeroes. */
+  readonly areZero: readonly [boolean, boolean];
+  /** Whether both say the same of it. */
+  readonly isSameStatus: boolean;
+  /** Which buffers it is read into. */
+  readonly turn: 0 | 1;
+}
+
+/** The piece that comes next, or none at the end. */
+interface Upcoming {
+  readonly piece?: Piece;
+  /** Settled when the first disk is read, where that has begun. */
+  readonly reading?: Promise<void>;
+  /** What went wrong; it is told when it is its turn. */
+  readonly fault?: { readonly error: unknown };
+}
+
+/** The pieces of both disks, in order. Those that must be read are at most a chunk long. */
+function* piecesOf([first, second]: readonly [Side, Side], total: number): Generator<Piece, void, undefined> {
+  let turn: Piece["turn"] = 0;
+  for (let offset = 0; offset < total;) {
+    const one = first.statusAt(offset);
+    const other = second.statusAt(offset);
+    const whole = Math.min(endOf(one), endOf(other)) - offset;
+    const length = one.zero && other.zero ? whole : Math.min(whole, CHUNK_SIZE);
+    yield { offset, length, areZero: [one.zero, other.zero], isSameStatus: isSameStatus(one, other), turn };
+    offset += length;
+    turn = turn === 0 ? 1 : 0;
+  }
+}
+
+/** Goes on to the next piece, and begins to read it from the first disk where both must be read. */
+function upcoming(pieces: Iterator<Piece, void, undefined>, first: Side): Upcoming {
   try {
-    second.read(offset, length);
-  } finally {
-    await ahead;
+    const step = pieces.next();
+    if (step.done === true) return {};
+    const piece = step.value;
+    if (piece.areZero.includes(true) || piece.length < MIN_AHEAD_LENGTH) return { piece };
+    const reading = first.readAhead(piece);
+    // Nobody waits for it yet.
+    reading.catch(() => {});
+    return { piece, reading };
+  } catch (error) {
+    return { fault: { error } };
   }
 }
 
 /** Where the first of the bytes stands that differ, or nothing where all of them are the same. */
-function firstDifference(sides: readonly [Side, Side], offset: number, length: number): number | undefined {
-  const [one, other] = sides.map((side) => side.isZeroAt(offset) ? undefined : side.bytes(length));
+async function firstDifference(
+  [first, second]: readonly [Side, Side],
+  piece: Piece,
+  reading: Promise<void> | undefined,
+): Promise<number | undefined> {
+  const [firstIsZero, secondIsZero] = piece.areZero;
+  if (firstIsZero && secondIsZero) return undefined;
+  try {
+    if (!firstIsZero && reading === undefined) first.read(piece);
+    if (!secondIsZero) second.read(piece);
+  } finally {
+    // The error of the first disk comes first.
+    await reading;
+  }
+  const one = firstIsZero ? undefined : first.bytes(piece);
+  const other = secondIsZero ? undefined : second.bytes(piece);
   const known = one ?? other;
   if (known === undefined) return undefined;
-  for (const { start } of differences(known, known === one ? other : undefined)) return offset + start;
+  for (const { start } of differences(known, known === one ? other : undefined)) return piece.offset + start;
   return undefined;
 }
 
@@ -132,7 +187,7 @@ class Side {
   readonly #disk: Disk;
   readonly #name: string;
   readonly #pieces: Iterator<BlockStatus, void, undefined>;
-  readonly #buffer = new Uint8Array(CHUNK_SIZE);
+  readonly #buffers = [new Uint8Array(CHUNK_SIZE), new Uint8Array(CHUNK_SIZE)] as const;
   #current: BlockStatus;
 
   constructor(disk: Disk, name: string, options: ExtentOptions) {
@@ -154,26 +209,24 @@ class Side {
     return this.#current;
   }
 
-  isZeroAt(offset: number): boolean {
-    return this.statusAt(offset).zero;
-  }
-
-  read(offset: number, length: number): void {
-    onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, this.bytes(length)));
+  read(piece: Piece): void {
+    const { offset } = piece;
+    onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, this.bytes(piece)));
   }
 
   /** Reads while the caller goes on. */
-  async readAhead(offset: number, length: number): Promise<void> {
+  async readAhead(piece: Piece): Promise<void> {
+    const { offset } = piece;
     try {
-      await readDiskAhead(this.#disk, offset, this.bytes(length));
+      await readDiskAhead(this.#disk, offset, this.bytes(piece));
     } catch (error) {
       throw diskError(this.#name, "read", offset, error);
     }
   }
 
-  /** What was read. */
-  bytes(length: number): Uint8Array {
-    return this.#buffer.subarray(0, length);
+  /** What was read of a piece. The next one has another buffer. */
+  bytes({ length, turn }: Piece): Uint8Array {
+    return this.#buffers[turn].subarray(0, length);
   }
 }
 

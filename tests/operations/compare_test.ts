@@ -123,7 +123,9 @@ Deno.test("compare() ends when its signal says so, before and amid the work", as
     },
   });
   const error = await assertRejects(() => compare(slow, second, { signal: controller.signal }), Qcow2Error);
-  assertEquals([error.code, read.length], ["aborted", 1]);
+  assertEquals(error.code, "aborted");
+  // The piece at hand, and the one after it.
+  assert(read.length <= 2, `${read.length} pieces were read`);
 });
 
 Deno.test("compare() reads nothing of what was only allocated, and is as strict about it as ever", async () => {
