@@ -8,10 +8,11 @@ import type { Disk, Extent } from "../disk.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
 import { geometryOfHeader } from "../format/header.ts";
 import type { Qcow2File } from "../image/qcow2_file.ts";
+import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import type { Progress } from "../metadata/steps.ts";
 import { blockStatus, l2SliceSpan } from "./block_status.ts";
 import { comesFromAbove, depthOf, isZeroExtent } from "./chain.ts";
-import { onDisk } from "./disk_error.ts";
+import { diskError, onDisk } from "./disk_error.ts";
 import { EarlyFlush } from "./early_flush.ts";
 import { CHUNK_SIZE, differences } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
@@ -91,14 +92,21 @@ export async function rebase(
   const slice = new TimeSlice(signal);
   const total = image.size;
   const work = new Rebase(image, backing?.disk);
-  for (let offset = 0; offset < total;) {
-    const piece = work.pieceAt(offset);
-    offset += piece.length;
-    if (piece.mayDiffer) {
-      work.copyDifferences(piece);
-      onProgress?.({ done: offset, total });
+  try {
+    for (let piece = total > 0 ? work.begin(0) : undefined; piece !== undefined;) {
+      const { mayDiffer, offset, length } = piece;
+      const end = offset + length;
+      // While this one is written, the next one is read.
+      const next = end < total ? work.begin(end) : undefined;
+      if (mayDiffer) {
+        await work.copyDifferences(piece);
+        onProgress?.({ done: end, total });
+      }
+      piece = next;
+      if (slice.isOver()) await slice.next();
     }
-    if (slice.isOver()) await slice.next();
+  } finally {
+    await work.settled();
   }
   image.changeBackingFile(backing?.name, backing?.format);
   return work.result;
@@ -114,6 +122,14 @@ interface Piece {
   readonly oldIsZero: boolean;
 }
 
+/** A piece of which the old backing file is being read already, where that is worth it. */
+interface BegunPiece extends Piece {
+  /** What the old backing file has there goes here. */
+  readonly oldBytes: Uint8Array;
+  /** Settled when it is read, where that has begun. */
+  readonly reading: Promise<void> | undefined;
+}
+
 class Rebase {
   #copiedBytes = 0;
   #zeroedBytes = 0;
@@ -126,7 +142,9 @@ class Rebase {
   readonly #sliceSpan: number;
   /** The smallest part of the image that has a state of its own, in bytes. */
   readonly #unit: number;
-  readonly #oldBuffer = new Uint8Array(CHUNK_SIZE);
+  /** For the piece at hand and the one after it, in turn. */
+  #oldBuffers = [new Uint8Array(CHUNK_SIZE), new Uint8Array(CHUNK_SIZE)] as const;
+  #lastReading: Promise<void> | undefined;
   readonly #newBuffer = new Uint8Array(CHUNK_SIZE);
 
   constructor(image: Qcow2File, newDisk: Disk | undefined) {
@@ -142,8 +160,29 @@ class Rebase {
     return { copiedBytes: this.#copiedBytes, zeroedBytes: this.#zeroedBytes };
   }
 
+  /** The piece that begins at an offset. The one before it may be at work still. */
+  begin(offset: number): BegunPiece {
+    const piece = this.#pieceAt(offset);
+    const [buffer, other] = this.#oldBuffers;
+    this.#oldBuffers = [other, buffer];
+    const oldBytes = buffer.subarray(0, piece.length);
+    const old = this.#old;
+    if (old === undefined || !piece.mayDiffer || piece.oldIsZero || piece.length < MIN_AHEAD_LENGTH) {
+      return { ...piece, oldBytes, reading: undefined };
+    }
+    const reading = readDiskAhead(old, offset, oldBytes);
+    // Nobody waits for it yet.
+    this.#lastReading = reading.catch(() => {});
+    return { ...piece, oldBytes, reading };
+  }
+
+  /** Waits until nothing is read any more. */
+  async settled(): Promise<void> {
+    await this.#lastReading;
+  }
+
   /** The piece that begins at an offset: at most a chunk, within what QEMU looks at once, and not across the end of a disk. */
-  pieceAt(offset: number): Piece {
+  #pieceAt(offset: number): Piece {
     const ends = [offset + CHUNK_SIZE, offset - offset % this.#sliceSpan + this.#sliceSpan, this.#image.size];
     for (const size of [sizeOf(this.#old), sizeOf(this.#new)]) if (size > offset) ends.push(size);
     return onDisk("image", "list", offset, () => {
@@ -165,13 +204,20 @@ class Rebase {
   }
 
   /** Brings the sectors of a piece that differ from the old backing file to the image. */
-  copyDifferences(piece: Piece): void {
-    const { offset, length, oldIsZero } = piece;
+  async copyDifferences(piece: BegunPiece): Promise<void> {
+    const { offset, length, oldIsZero, oldBytes, reading } = piece;
     if (oldIsZero && this.#newIsZero(piece)) return;
-    const oldBytes = this.#oldBuffer.subarray(0, length);
     const newBytes = this.#newBuffer.subarray(0, length);
     if (oldIsZero) oldBytes.fill(0);
-    else onDisk("old backing file", "read", offset, () => this.#old?.readAt(offset, oldBytes));
+    else if (reading === undefined) {
+      onDisk("old backing file", "read", offset, () => this.#old?.readAt(offset, oldBytes));
+    } else {
+      try {
+        await reading;
+      } catch (error) {
+        throw diskError("old backing file", "read", offset, error);
+      }
+    }
     if (offset >= sizeOf(this.#new)) newBytes.fill(0);
     else onDisk("new backing file", "read", offset, () => this.#new?.readAt(offset, newBytes));
     const isBehindOld = offset >= sizeOf(this.#old);

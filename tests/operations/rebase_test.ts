@@ -119,6 +119,7 @@ Deno.test("rebase() that is aborted or fails leaves the image with its backing f
     Object.create(disk, {
       size: { value: disk.size },
       close: { value: () => disk.close() },
+      readAhead: { value: undefined },
       extents: { value: (offset: number, length: number) => disk.extents(offset, length) },
       readAt: {
         value: (offset: number, into: Uint8Array) => {
