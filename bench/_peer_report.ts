@@ -131,7 +131,7 @@ export function json(measurements: readonly Measurement[], runs: number): string
 }
 
 const ROW_HEIGHT = 22;
-const LABEL_WIDTH = 330;
+const LABEL_WIDTH = 410;
 const PLOT_WIDTH = 430;
 const TOP = 44;
 /** The ratios at the edges of the chart. */

@@ -197,6 +197,7 @@ export class ImageNode implements Disposable {
         backing: this.#backingOf(onBacking, chain),
         dataFile: (reference) => this.#openDataFile(reference),
         cacheSize: this.#cacheSize ?? CACHE_SIZE,
+        onFinding: ({ message }) => this.#rules.context.console.err(`${message}\n`),
       });
       try {
         // The engine reads the snapshot table when somebody asks for it; QEMU opens no image with a broken one.

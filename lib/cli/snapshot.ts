@@ -37,10 +37,9 @@ export function snapshot(context: Context, args: readonly string[]): number {
     return 0;
   }
   const actions = ACTIONS.flatMap((action) => parsed.all(action).map((name) => [action, name] as const));
-  const [action, ...others] = actions;
-  if (others.length > 0 || (action !== undefined && parsed.has("list"))) {
-    throw new UsageError("Cannot mix '-l', '-a', '-c', '-d'");
-  }
+  const [action] = actions;
+  const asked = parsed.sequence.filter(({ name }) => name === "list" || ACTIONS.some((known) => known === name));
+  if (asked.length > 1) throw new UsageError("Cannot mix '-l', '-a', '-c', '-d'");
   const [file, ...rest] = parsed.operands;
   if (file === undefined || rest.length > 0) throw new UsageError("Expecting one image file name");
   readSecrets(parsed.all("object"));

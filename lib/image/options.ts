@@ -9,6 +9,7 @@ import type { DataFilePolicy, DataFileReference, ExistingDataFile } from "./data
 import type { Preallocation } from "./preallocation.ts";
 import type { BlockFile } from "../storage/block_file.ts";
 import type { LayoutOptions } from "../format/layout.ts";
+import type { CheckFinding } from "../metadata/findings.ts";
 import type { Durability } from "../metadata/ordered_file.ts";
 
 export type { Durability };
@@ -55,6 +56,8 @@ export interface OpenOptions extends ImageOptions {
    * @default {"refuse"}
    */
   readonly dataFile?: DataFilePolicy;
+  /** Called with what is found in an image that was not closed properly, and mended before it is written. */
+  readonly onFinding?: (finding: CheckFinding) => void;
 }
 
 /** How {@linkcode Qcow2File.createSnapshot} makes a snapshot. */

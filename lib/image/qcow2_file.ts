@@ -1489,7 +1489,9 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
 
   #prepareForWriting(): void {
     if (this.#metadata.markedDirty && !this.#metadata.markedCorrupt) {
-      const { corruptions } = checkMetadata(this.#metadata, { repair: "all" });
+      const { onFinding } = this.#options;
+      const told = onFinding === undefined ? {} : { onFinding };
+      const { corruptions } = checkMetadata(this.#metadata, { repair: "all", ...told });
       if (corruptions > 0) {
         throw new Qcow2Error(
           "corrupt",

@@ -164,7 +164,7 @@ export class RawFile implements Disk {
   /**
    * Makes the disk longer or shorter; what is added reads as zeroes.
    *
-   * @param size The new size in bytes, rounded up to a multiple of 512.
+   * @param size The new length of the file in bytes; the disk has whole sectors of 512.
    * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
    * @throws {Qcow2Error} With code `invalid-argument` where the disk would become shorter without `shrink: true` or
    * preallocation is `metadata`, `read-only`, `no-space` or `io`.
@@ -201,11 +201,13 @@ export class RawFile implements Disk {
     const target = checkedSize(this.#size, size, options);
     const mode = options.preallocation ?? "off";
     const { size: length } = this.#file;
-    const total = target - length;
+    // As QEMU does: the file ends where it was told to, and what the last sector has behind that reads as zeroes.
+    const end = size < length && options.shrink !== true ? target : size;
+    const total = end - length;
     let done = 0;
     let isGivenUp = mode !== "off";
     try {
-      if (total < 0) this.#file.truncate(target);
+      if (total < 0) this.#file.truncate(end);
       else {
         for (const bytes of reserveHostRange(this.#file, length, total, mode)) yield { done: done += bytes, total };
       }

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { qemuTest } from "../qemu.ts";
+import { qemuTest, run } from "../qemu.ts";
 import { assertSame, Folder, makeFile, makeVariedImage, patch, qemuImg, qemuIo } from "./_program.ts";
 
 qemuTest("check says of sound images what qemu-img says", async () => {
@@ -209,4 +209,24 @@ qemuTest("check fails with the words of qemu-img", async () => {
     await assertSame(["check", ...args]);
   }
   assertEquals(folder.names(), ["disk.raw"]);
+});
+
+qemuTest("Whoever writes to an image that was not closed properly learns what was mended in it", async () => {
+  using folder = new Folder();
+  const [dirty, path] = [folder.path("dirty"), folder.path("disk.qcow2")];
+  qemuImg("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", dirty, "2M");
+  run("qemu-io", ["-c", "write 0 128k", "-c", "flush", "-c", "sigraise 9", dirty]);
+  const prepare = () => Deno.copyFileSync(dirty, path);
+  for (
+    const args of [
+      ["resize", path, "3M"],
+      ["bitmap", "--add", path, "one"],
+      ["snapshot", "-c", "one", path],
+      ["amend", "-o", "lazy_refcounts=off", path],
+      ["commit", path],
+      ["info", path],
+    ]
+  ) {
+    await assertSame(args, { prepare, outcome: () => qemuImg("check", path).code });
+  }
 });

@@ -71,6 +71,7 @@ qemuTest("snapshot refuses what qemu-img refuses", async () => {
       [],
       [path, path],
       ["-l", "-a", "one", path],
+      ["-l", "-l", path],
       ["-c", "x", "-d", "one", path],
       ["-a", "one", "-a", "one", path],
       ["-c"],

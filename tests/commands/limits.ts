@@ -108,9 +108,31 @@ const LIMITS: readonly Limit[] = [
     },
   },
   {
+    reason: "QEMU answers an option that measure does not have with all of its help",
+    concerns: ([command, ...rest]) => command === "measure" && (rest.includes("-x") || rest.includes("--nothing")),
+  },
+  {
     reason:
-      "QEMU answers an option of one letter that measure does not have with all of its help, and calls that a success",
-    concerns: ([command, ...rest]) => command === "measure" && rest.includes("-x"),
+      "QEMU comes upon mistakes in the order in which they stand; here options are read before their values are looked at",
+    concerns: ([command, ...rest]) => {
+      const hasUnknownCache = ["-t", "-T"].some((option) => rest[rest.indexOf(option) + 1] === "some");
+      const isConversion = command === "convert" && hasUnknownCache && rest.includes("-o");
+      return isConversion || (command === "resize" && rest.slice(0, -1).some((word) => /^-\d/.test(word)));
+    },
+  },
+  {
+    reason: "QEMU empties a data file that exists; here it is refused unless it holds nothing but zeroes",
+    concerns: ([command, ...rest], world) => {
+      const names = rest.flatMap((word) => /data_file=([^,]+)/.exec(word)?.[1] ?? []);
+      return command === "create" &&
+        names.some((name) => world.images.some(({ dataFile }) => dataFile?.endsWith(name)));
+    },
+  },
+  {
+    reason: "QEMU allocates an L2 table where it discards, and has more to count than there is here",
+    concerns: ([command, ...rest], world) => {
+      return command === "snapshot" && rest.includes("-c") && rest.some((word) => world.find(word)?.refcountBits === 1);
+    },
   },
   {
     reason: "QEMU names a raw image that can have no bitmaps by a number that it has given it",
@@ -149,6 +171,8 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
   if (args[0] === "convert" && args.includes("-n")) return "uncertain";
   // QEMU marks zeroes up to the new end, where here only what a longer backing file would show is marked.
   if (args[0] === "resize" && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
+  // QEMU leaves zeroes out subcluster by subcluster.
+  if (args[0] === "convert" && args.some((word) => word.includes("extended_l2=on"))) return "uncertain";
   // The host copies holes as it likes.
   if (args[0] === "convert" && args.includes("-C")) return "uncertain";
   // Where zeroes are looked for, QEMU begins its pieces at other places.

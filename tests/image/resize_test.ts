@@ -215,8 +215,14 @@ Deno.test("RawFile.resize() makes the file longer and shorter", () => {
   assertEquals(readBytes(disk, MIB - 512, 1024), new Uint8Array([...filled(512, 1), ...filled(512, 0)]));
   assertCode("invalid-argument", () => disk.resize(MIB));
   assertCode("invalid-argument", () => disk.resize(3 * MIB, { preallocation: "metadata" }));
+  disk.writeAt(0, filled(1024, 3));
   disk.resize(1000, { shrink: true });
+  // The file ends amid a sector, and the disk with one.
+  assertEquals([disk.size, file.size], [1024, 1000]);
+  assertEquals(readBytes(disk, 0, 1024), new Uint8Array([...filled(1000, 3), ...filled(24, 0)]));
+  disk.resize(900);
   assertEquals([disk.size, file.size], [1024, 1024]);
+  assertEquals(readBytes(disk, 0, 1024), new Uint8Array([...filled(1000, 3), ...filled(24, 0)]));
 });
 
 Deno.test("resize() costs a few syncs, however much it adds", () => {
