@@ -190,7 +190,7 @@ export class DiskCopy {
 
   #kindOf({ kind, depth }: Extent): Step["kind"] {
     const { skipBacking, sparseSize } = this.#options;
-    if (skipBacking && (depth > 0 || kind === "unallocated")) return "skip";
+    if (skipBacking && depth > 0) return "skip";
     return sparseSize > 0 && (kind === "zero" || kind === "unallocated") ? "hole" : "copy";
   }
 

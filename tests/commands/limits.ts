@@ -109,7 +109,7 @@ const LIMITS: readonly Limit[] = [
   },
   {
     reason: "QEMU answers an option that measure does not have with all of its help",
-    concerns: ([command, ...rest]) => command === "measure" && (rest.includes("-x") || rest.includes("--nothing")),
+    concerns: ([command, ...rest]) => command === "measure" && rest.some((word) => /^(-x|-\d|--nothing)/.test(word)),
   },
   {
     reason:
@@ -118,6 +118,25 @@ const LIMITS: readonly Limit[] = [
       const hasUnknownCache = ["-t", "-T"].some((option) => rest[rest.indexOf(option) + 1] === "some");
       const isConversion = command === "convert" && hasUnknownCache && rest.includes("-o");
       return isConversion || (command === "resize" && rest.slice(0, -1).some((word) => /^-\d/.test(word)));
+    },
+  },
+  {
+    reason: "QEMU does not write zeroes into clusters that it preallocates, and shows what was freed there",
+    concerns: ([command, ...rest]) => command === "resize" && rest.includes("--preallocation=metadata"),
+  },
+  {
+    reason:
+      "QEMU reserves room in front of the end of a file that snapshots have made longer, and takes that for shrinking",
+    concerns: ([command, ...rest], world) => {
+      const reserves = rest.some((word) => /^--preallocation=(falloc|full)/.test(word));
+      return command === "resize" && reserves && rest.some((word) => (world.find(word)?.snapshots.length ?? 0) > 0);
+    },
+  },
+  {
+    reason: "QEMU looks for holes in a data file, also where everything in it was written",
+    concerns: ([command, ...rest], world) => {
+      return command === "compare" && rest.includes("-s") &&
+        rest.some((word) => world.find(word)?.dataFile !== undefined);
     },
   },
   {
@@ -135,9 +154,9 @@ const LIMITS: readonly Limit[] = [
     },
   },
   {
-    reason: "QEMU names a raw image that can have no bitmaps by a number that it has given it",
+    reason: "QEMU names an image that can have no bitmaps by a number that it has given it",
     concerns: ([command, ...rest], world) => {
-      return command === "bitmap" && rest.some((word) => world.find(word)?.format === "raw");
+      return command === "bitmap" && rest.some((word) => (world.find(word)?.version ?? 3) < 3);
     },
   },
   {
@@ -170,7 +189,10 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
   // QEMU marks zeroes in a target that exists where it has nothing yet; here that stays as it is.
   if (args[0] === "convert" && args.includes("-n")) return "uncertain";
   // QEMU marks zeroes up to the new end, where here only what a longer backing file would show is marked.
-  if (args[0] === "resize" && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
+  const resizes = args[0] === "resize" || (args[0] === "amend" && args.some((word) => word.includes("size=")));
+  if (resizes && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
+  // Zeroes that a downgrade writes may be holes of the host or not.
+  if (args[0] === "amend" && args.some((word) => word.includes("compat="))) return "uncertain";
   // QEMU leaves zeroes out subcluster by subcluster.
   if (args[0] === "convert" && args.some((word) => word.includes("extended_l2=on"))) return "uncertain";
   // The host copies holes as it likes.
@@ -183,13 +205,13 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
 
 /**
  * Whether QEMU may have done a part of what was asked for when a command failed: it empties, overwrites or removes a target before
- * it knows that all is well, and amends one property after the other. Here what was there before stays, and nothing new is left.
+ * it knows that all is well, amends one property after the other, and rebases before it looks at the new format. Here what was there before stays, and nothing new is left.
  *
  * @param args The command line that has failed.
  * @returns Whether the files that QEMU has changed are to be forgotten.
  */
 export function mayLeaveTarget([command = ""]: readonly string[]): boolean {
-  return ["amend", "create", "convert", "dd"].includes(command);
+  return ["amend", "create", "convert", "dd", "rebase"].includes(command);
 }
 
 function readsQcow2AsRaw(args: readonly string[], world: World): boolean {

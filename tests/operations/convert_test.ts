@@ -102,6 +102,21 @@ Deno.test("convert() leaves what a larger target has behind the source's end", a
   assertEquals(readBytes(target, MIB - 10, 20), new Uint8Array([...filled(10, 1), ...filled(10, 2)]));
 });
 
+Deno.test("convert() that leaves out what a backing file holds writes zeroes where the source has none", async () => {
+  const base = () => RawFile.open(MemoryBlockFile.from(filled(MIB, 7), { writable: false }));
+  const over = { backingFile: "base.raw", backingFormat: "raw", backing: base };
+  for (const hasBacking of [false, true]) {
+    using source = Qcow2File.create(new MemoryBlockFile(), { size: 2 * MIB, ...hasBacking ? over : {} });
+    source.writeAt(64 * KIB, filled(64 * KIB, 1));
+    source.writeZeroesAt(256 * KIB, 64 * KIB);
+    using target = Qcow2File.create(new MemoryBlockFile(), { size: 2 * MIB, ...over });
+    await convert(source, target, { skipBacking: true });
+    assertEquals(readBytes(target, 0, 2 * MIB), readBytes(source, 0, 2 * MIB));
+    // What both have from the same backing file is not written.
+    assertEquals([...target.extents()].some(({ depth }) => depth === 1), hasBacking);
+  }
+});
+
 Deno.test("convert() with a sparse size of 0 allocates everything", async () => {
   using source = RawFile.create(new MemoryBlockFile(), { size: 4 * MIB + 512 });
   source.writeAt(MIB, filled(1000, 1));
