@@ -164,9 +164,12 @@ export class GuestZeroes {
       return;
     }
     this.#clearDataFile(first, last, unmap);
-    this.#eachClusterRun(first, last, (kind, position, length, copied) => {
-      const isNeedless = kind === ClusterKind.unallocated && !explicit && !this.#io.hasContent(kind, position);
-      if (kind === ClusterKind.zero || isNeedless) return;
+    this.#eachClusterRun(first, last, (kind, position, runLength, copied) => {
+      // Where nothing stands beneath, an entry would only cost space.
+      const beneath = alignUp(this.#backing?.size ?? 0, geometry.clusterSize) - position;
+      const isNeeded = kind !== ClusterKind.unallocated || explicit;
+      const length = isNeeded ? runLength : Math.min(runLength, beneath);
+      if (kind === ClusterKind.zero || length <= 0) return;
       if (kind === ClusterKind.zeroAllocated && !unmap) return;
       if (header.version === 2 && (!unmap || explicit || this.#backing !== undefined)) {
         this.#zeroBytes(position, Math.min(position + length, this.#metadata.diskSize), explicit);

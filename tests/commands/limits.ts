@@ -117,7 +117,8 @@ const LIMITS: readonly Limit[] = [
     concerns: ([command, ...rest]) => {
       const hasUnknownCache = ["-t", "-T"].some((option) => rest[rest.indexOf(option) + 1] === "some");
       const isConversion = command === "convert" && hasUnknownCache && rest.includes("-o");
-      return isConversion || (command === "resize" && rest.slice(0, -1).some((word) => /^-\d/.test(word)));
+      const isUnknown = command === "convert" && rest.includes("--nothing");
+      return isConversion || isUnknown || (command === "resize" && rest.slice(0, -1).some((word) => /^-\d/.test(word)));
     },
   },
   {
@@ -205,13 +206,14 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
 
 /**
  * Whether QEMU may have done a part of what was asked for when a command failed: it empties, overwrites or removes a target before
- * it knows that all is well, amends one property after the other, and rebases before it looks at the new format. Here what was there before stays, and nothing new is left.
+ * it knows that all is well, amends one property after the other,
+ * rebases before it looks at the new format, and leaves refcounts of a snapshot that it could not make. Here what was there before stays, and nothing new is left.
  *
  * @param args The command line that has failed.
  * @returns Whether the files that QEMU has changed are to be forgotten.
  */
 export function mayLeaveTarget([command = ""]: readonly string[]): boolean {
-  return ["amend", "create", "convert", "dd", "rebase"].includes(command);
+  return ["amend", "create", "convert", "dd", "rebase", "snapshot"].includes(command);
 }
 
 function readsQcow2AsRaw(args: readonly string[], world: World): boolean {

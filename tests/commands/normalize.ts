@@ -23,9 +23,10 @@ export function normalize(command: string | undefined, output: string): string {
       .replace(/[\d.]+% fragmented/g, "SOME% fragmented")
       .replace(/,?\n *"fragmented-clusters": \d+/g, "");
   }
-  // QEMU prints how far a commit is whenever its main loop comes round, and the pieces of a conversion come in any order, so that
+  // QEMU prints how far a commit is whenever its main loop comes round, and the pieces of a conversion come in any order, and
+  // those of a rebase that are all zeroes are cut in another way, so that
   // only the two ends are the same each time.
-  if (command === "commit" || command === "convert") text = withoutSteps(text);
+  if (command === "commit" || command === "convert" || command === "rebase") text = withoutSteps(text);
   return command === "map" && text.startsWith("[{") ? withoutHostOffsets(text) : text;
 }
 
