@@ -96,13 +96,13 @@ export async function rebase(
     for (let piece = total > 0 ? work.begin(0) : undefined; piece !== undefined;) {
       const { mayDiffer, offset, length } = piece;
       const end = offset + length;
-      // While this one is written, the next one is read.
-      const next = end < total ? work.begin(end) : undefined;
+      // While this one is written, the next one is read, unless this one changes what is said of it.
+      const ahead = end < total && end % image.allocationSize === 0 ? work.begin(end) : undefined;
       if (mayDiffer) {
         await work.copyDifferences(piece);
         onProgress?.({ done: end, total });
       }
-      piece = next;
+      piece = ahead ?? (end < total ? work.begin(end) : undefined);
       if (slice.isOver()) await slice.next();
     }
   } finally {
