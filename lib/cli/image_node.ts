@@ -138,6 +138,7 @@ export class ImageNode implements Disposable {
     const follow = takesBacking(options, rules);
     // What the image says of itself is true of its file too.
     const effective = effectiveRules(options, rules);
+    assertLocked(effective);
     const beneath = findBeneath(name, options, effective);
     if (beneath === undefined) {
       throw new CliError(
@@ -361,7 +362,11 @@ function effectiveRules(options: BlockOptions, rules: NodeRules): NodeRules {
 
 function assertWritable(effective: NodeRules, wanted: NodeRules): void {
   if (wanted.write && !effective.write) throw new CliError("Block node is read-only");
-  if (wanted.write && !effective.lock) throw new CliError("force-share=on can only be used with read-only images");
+}
+
+/** Nobody writes to what others may write to as well. */
+function assertLocked({ write, lock }: NodeRules): void {
+  if (write && !lock) throw new CliError("force-share=on can only be used with read-only images");
 }
 
 function findBeneath(name: string | undefined, options: BlockOptions, rules: NodeRules): FoundFile | undefined {

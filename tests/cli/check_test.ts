@@ -203,6 +203,7 @@ qemuTest("check fails with the words of qemu-img", async () => {
       ["-T", "foo", path],
       ["--output", "foo", path],
       [folder.path("none")],
+      ["-r", "all", "-U", folder.path("none")],
       [path, path],
     ]
   ) {
