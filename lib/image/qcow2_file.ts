@@ -637,6 +637,21 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
    * @returns How far it is after each step, in bytes of what is added or taken away.
    * @throws {Qcow2Error} As {@linkcode Qcow2File.resize} does; `closed` where the image was closed meanwhile.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * for (const { done, total } of disk.resizeInSteps(1 << 30, { preallocation: "metadata" })) {
+   *   console.log(`${done} of ${total} bytes`);
+   * }
+   * assertEquals(disk.size, 1 << 30);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
    */
   resizeInSteps(size: number, options: ResizeOptions = {}): Generator<Progress, void, void> {
     return this.#alone(() => resizeImage(this.#parts(), size, options));
@@ -681,6 +696,21 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
    * @param options What to change.
    * @returns How far it is after each step.
    * @throws {Qcow2Error} As {@linkcode Qcow2File.amend} does; `closed` where the image was closed meanwhile.
+   *
+   * @example Usage
+   * ```ts
+   * import { Qcow2File } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = Qcow2File.create(path, { size: 1 << 20 });
+   * for (const { change, done, total } of disk.amendInSteps({ refcountBits: 64 })) {
+   *   console.log(`${change}: ${done} of ${total}`);
+   * }
+   * assertEquals(disk.header.refcountOrder, 6);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
    */
   amendInSteps(options: AmendOptions): Generator<AmendProgress, void, void> {
     return this.#alone(() => {
@@ -903,6 +933,8 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   /**
    * Asks the host to begin making durable what was written, so that the next {@linkcode Qcow2File.flush} takes less time: for who
    * writes much in one go. Promises nothing, and does not wait.
+   *
+   * @throws {Qcow2Error} With code `closed` after `close()`, `busy` while the image is resized or amended.
    *
    * @example Usage
    * ```ts

@@ -190,10 +190,25 @@ export class RawFile implements Disk {
    * Does what {@linkcode RawFile.resize} does, a step each time it is asked for a value, so that the caller can do something else in
    * between, or end it early: the disk has its old size then. `resize` of the operations does that with the event loop.
    *
-   * @param size The new size in bytes, rounded up to a multiple of 512.
+   * @param size The new length of the file in bytes; the disk has whole sectors of 512.
    * @param options Whether the disk may become shorter, and what is allocated of a range that is added.
    * @returns How far it is after each step, in bytes of what is added.
    * @throws {Qcow2Error} As {@linkcode RawFile.resize} does.
+   *
+   * @example Usage
+   * ```ts
+   * import { RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = RawFile.create(path, { size: 4096 });
+   * for (const { done, total } of disk.resizeInSteps(1 << 20, { preallocation: "full" })) {
+   *   console.log(`${done} of ${total} bytes`);
+   * }
+   * assertEquals(disk.size, 1 << 20);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
    */
   *resizeInSteps(size: number, options: ResizeOptions = {}): Generator<Progress, void, void> {
     this.#assertWritable();
@@ -284,6 +299,19 @@ export class RawFile implements Disk {
    * @param length How many are of interest at most, in bytes.
    * @returns The bytes, or undefined behind the end of the file.
    * @throws {Qcow2Error} With code `out-of-range`.
+   *
+   * @example Usage
+   * ```ts
+   * import { RawFile } from "@disk/qcow2";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = await Deno.makeTempFile();
+   * using disk = RawFile.create(path, { size: 4096 });
+   * const bytes = disk.hostBytesAt(512, 1024);
+   * assertEquals([bytes?.file.name, bytes?.offset, bytes?.length], [path, 512, 1024]);
+   * disk.close();
+   * Deno.removeSync(path);
+   * ```
    */
   hostBytesAt(offset: number, length: number): HostBytes | undefined {
     checkRange(offset, length, this.size);

@@ -146,7 +146,11 @@ export class CopiedFlagsCheck {
 
   /** What stands there besides a table must not suffer. */
   #isMended(table: MendedTable, hostOffset: number): boolean {
-    return this.#repairs && !this.#otherUses.has(table, hostOffset);
+    if (!this.#repairs) return false;
+    const { clusterSize, maxRefcount } = this.#metadata.geometry;
+    // A table that has its cluster to itself needs no closer look, where a refcount can say that.
+    const isAlone = maxRefcount > 1 && this.#refcountOf(Math.floor(hostOffset / clusterSize)) === 1;
+    return isAlone || !this.#otherUses.has(table, hostOffset);
   }
 
   #finding(place: string, cluster: number | undefined, hostOffset: number, fixed: boolean): NotedFinding {

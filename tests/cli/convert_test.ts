@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Qcow2File } from "../../lib/image/qcow2_file.ts";
 import { RawFile } from "../../lib/image/raw_file.ts";
+import { FsBlockFile } from "../../lib/storage/mod.ts";
 import { qemuTest, run } from "../qemu.ts";
 import {
   assertSame,
@@ -103,6 +104,18 @@ qemuTest("convert -C comes to what qemu-img -C comes to", async () => {
   makeRaw(base, 10 << 20);
   qemuImg("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay, "12M");
   qemuIo(overlay, "write -P 3 1M 700k", "write -z 4M 1M", "write -P 4 11M 64k", "write -P 0 7M 128k");
+  // Zeroes that were written stay where the host copies: nobody looks at them here.
+  const hostCopies = [base, target].map((path) => FsBlockFile.create(`${path}.copy`));
+  const [from, to] = hostCopies;
+  from?.writeAt(0, new Uint8Array(4096));
+  const canCopy = from !== undefined && (to?.copyFrom(from, 0, 0, 4096) ?? 0) > 0;
+  for (const file of hostCopies) file.close();
+  for (const [options, isData] of [[[], false], [["-C"], canCopy]] as const) {
+    assertEquals((await program("convert", ...options, "-O", "qcow2", overlay, target)).code, 0);
+    using disk = Qcow2File.open(target);
+    const [extent] = disk.extents(7 << 20, 65536);
+    assertEquals(extent?.kind === "data", isData);
+  }
   for (const source of [base, overlay]) {
     for (const format of ["raw", "qcow2"]) {
       await assertSame(["convert", "-C", "-O", format, source, target], {

@@ -1,5 +1,4 @@
-import { makeFile, qemuImg } from "./_program.ts";
-import { assertSame, Folder } from "./_program.ts";
+import { assertSame, Folder, makeFile, qemuImg } from "./_program.ts";
 import { qemuTest } from "../qemu.ts";
 
 /** A guest that has an image open and may write to it, until it is disposed of. */

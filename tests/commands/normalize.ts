@@ -23,9 +23,8 @@ export function normalize(command: string | undefined, output: string): string {
       .replace(/[\d.]+% fragmented/g, "SOME% fragmented")
       .replace(/,?\n *"fragmented-clusters": \d+/g, "");
   }
-  // QEMU prints how far a commit is whenever its main loop comes round, and the pieces of a conversion come in any order, and
-  // those of a rebase that are all zeroes are cut in another way, so that
-  // only the two ends are the same each time.
+  // QEMU prints how far a commit is whenever its main loop comes round, the pieces of a conversion come in any order, and a rebase
+  // that fails or meets subclusters is told in more pieces, so that only the two ends are the same each time.
   if (command === "commit" || command === "convert" || command === "rebase") text = withoutSteps(text);
   return command === "map" && text.startsWith("[{") ? withoutHostOffsets(text) : text;
 }
