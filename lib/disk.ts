@@ -29,13 +29,15 @@ export interface Extent {
   readonly hostOffset?: number;
   /** How many backing files below the image it stands in; 0 is the image itself. */
   readonly depth: number;
+  /** Whether the host's file has a hole there, so that the data reads as zeroes: only where {@linkcode ExtentOptions} ask for it. */
+  readonly hole?: boolean;
 }
 
 /** What {@linkcode Disk.extents} looks at. */
 export interface ExtentOptions {
   /**
-   * Whether long holes of the host's file in data count as `zero`, where the host knows of them: as in an image whose clusters were
-   * allocated before they are written. They keep their `hostOffset`.
+   * Whether to tell the holes of the host's file in `data`, in an image of which many clusters were allocated before they are
+   * written, and where the host knows of them.
    *
    * @default {false}
    */
@@ -109,7 +111,8 @@ export interface WriteZeroesOptions {
   readonly unmap?: boolean;
   /**
    * Whether the image must say itself that the range is zero, also where it reads as zeroes only because there is nothing: so
-   * that it stays zero when the image is given another backing file.
+   * that it stays zero when the image is given another backing file. What reads as zeroes beside it, in the same cluster, may
+   * come to say so too.
    *
    * @default {false}
    */

@@ -190,6 +190,10 @@ export class RecordingFile implements BlockFile {
     return this.#inner.size;
   }
 
+  get allocatedSize(): number | undefined {
+    return this.#inner.allocatedSize;
+  }
+
   /** How often a call was made since the start or the last `calls.length = 0`. */
   count(call: RecordedCall["call"]): number {
     return this.calls.filter((recorded) => recorded.call === call).length;

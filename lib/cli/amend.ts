@@ -7,7 +7,7 @@
 import { Qcow2Error } from "../errors.ts";
 import { EXTENSION } from "../format/header_extensions.ts";
 import { AUTOCLEAR } from "../format/feature_bits.ts";
-import { extensionText, hasDataFile } from "../format/header.ts";
+import { extensionText, hasDataFile, hasLazyRefcounts } from "../format/header.ts";
 import type { AmendOptions, AmendProgress } from "../image/amend.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { amend as amendInSlices } from "../operations/amend.ts";
@@ -27,6 +27,7 @@ import { PercentProgress } from "./progress.ts";
 import { readSecrets } from "./secrets.ts";
 
 const SECTOR_SIZE = 512;
+const REFCOUNT_BITS_V2 = 16;
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { "0.10": 2, v2: 2, "1.1": 3, v3: 3 };
 const PROGRESS_STEP_PERCENT = 1;
 const AMENDABLE: ReadonlySet<string> = new Set([
@@ -164,11 +165,23 @@ function amendOptions({ options, given }: GivenOptions, { header }: Qcow2File): 
   if (refcountBits !== undefined && (!Number.isInteger(Math.log2(refcountBits)) || refcountBits > 64)) {
     throw new CliError("Refcount width must be a power of two and may not exceed 64 bits");
   }
+  const isVersion2 = (version ?? header.version) < 3;
+  if (isVersion2 && ![undefined, 2 ** header.refcountOrder, REFCOUNT_BITS_V2].includes(refcountBits)) {
+    throw new CliError(
+      "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
+    );
+  }
   // Both have to be given, and to be what they are already.
   const isSameBacking = text("backing_file") === header.backingFile &&
     text("backing_fmt") === extensionText(header, EXTENSION.backingFormat);
   if ((given.has("backing_file") || given.has("backing_fmt")) && !isSameBacking) {
     throw new CliError("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
+  }
+  const lazyRefcounts = given.has("lazy_refcounts") ? options.isOn("lazy_refcounts") : undefined;
+  if (isVersion2 && lazyRefcounts === true && !hasLazyRefcounts(header)) {
+    throw new CliError(
+      "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
+    );
   }
   const size = given.has("size") ? Number(options.number("size")) : undefined;
   if (size !== undefined && size % SECTOR_SIZE !== 0) {
@@ -178,7 +191,7 @@ function amendOptions({ options, given }: GivenOptions, { header }: Qcow2File): 
     shrink: true,
     ...(version === undefined ? {} : { version }),
     ...(refcountBits === undefined ? {} : { refcountBits }),
-    ...(given.has("lazy_refcounts") ? { lazyRefcounts: options.isOn("lazy_refcounts") } : {}),
+    ...(lazyRefcounts === undefined ? {} : { lazyRefcounts }),
     ...(size === undefined ? {} : { size }),
     ...(dataFile === undefined ? {} : { dataFile }),
     ...(dataFileRaw === undefined ? {} : { dataFileRaw }),
@@ -187,7 +200,7 @@ function amendOptions({ options, given }: GivenOptions, { header }: Qcow2File): 
 
 function explain(error: Qcow2Error): string {
   if (error.code === "invalid-argument" || error.code === "unsupported" || error.code === "refcount-overflow") {
-    return error.message.replace("(use version 3 or greater)", "(use compat=1.1 or greater)");
+    return error.message;
   }
   if (error.code === "limit-exceeded") return "Failed to grow the L1 table: File too large";
   return `Error while amending options: ${explainIoError(error)}`;

@@ -9,6 +9,7 @@ import type { ImageType } from "../image/detect.ts";
 import type { Durability } from "../image/options.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
+import { isZeroExtent } from "../operations/chain.ts";
 import { convert as convertDisk } from "../operations/convert.ts";
 import { SalvagedDisk } from "../operations/salvage.ts";
 import { BlockOptions } from "./block_options.ts";
@@ -340,8 +341,8 @@ function salvaged(context: Context, { quiet }: ConvertRequest, disk: Disk): Salv
 function bytesToRead(source: ObservedDisk, { salvage, sparseSize }: ConvertRequest): number {
   const options = { hostHoles: true };
   let total = 0;
-  for (const { kind, length } of salvage ? source.extents(0, source.size, options) : source.walk(options)) {
-    if (sparseSize === 0 || kind === "data" || kind === "compressed") total += length;
+  for (const extent of salvage ? source.extents(0, source.size, options) : source.walk(options)) {
+    if (sparseSize === 0 || !isZeroExtent(extent)) total += extent.length;
   }
   return total;
 }

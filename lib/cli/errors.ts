@@ -89,7 +89,9 @@ export function explainOpenError(error: unknown, path: string, write: boolean): 
     if (error.code === "locked") return lockMessage(path, write ? '"write"' : 'shared "write"');
     const headerFault = explainHeaderError(error);
     if (headerFault !== undefined) return headerFault;
-    if (isNeitherFileNorDevice(path)) return `'file' driver requires '${path}' to be a regular file`;
+    const { isDirectory, canBeImage } = kindOfFile(path);
+    if (isDirectory && write) return `Could not open '${path}': Is a directory`;
+    if (!canBeImage) return `'file' driver requires '${path}' to be a regular file`;
   }
   const reason = hostReason(error);
   return reason === undefined ? messageOf(error) : `Could not open '${path}': ${reason}`;
@@ -227,11 +229,12 @@ function* causesOf(error: unknown): Generator<Error> {
   }
 }
 
-function isNeitherFileNorDevice(path: string): boolean {
+/** What stands at a path; what cannot be looked at may be an image. */
+function kindOfFile(path: string): { readonly isDirectory: boolean; readonly canBeImage: boolean } {
   try {
-    const { isFile, isBlockDevice } = Deno.statSync(path);
-    return !isFile && isBlockDevice !== true;
+    const { isFile, isBlockDevice, isDirectory } = Deno.statSync(path);
+    return { isDirectory, canBeImage: isFile || isBlockDevice === true };
   } catch {
-    return false;
+    return { isDirectory: false, canBeImage: true };
   }
 }

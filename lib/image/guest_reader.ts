@@ -8,10 +8,8 @@ import type { CompressedPart, Decompressor, Disk, Extent, ExtentKind, ExtentOpti
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, hasHostCluster, isUnallocated, MappedRun, type Mapping } from "../metadata/mapping.ts";
 import { CompressedClusters } from "./compressed_clusters.ts";
+import { HostData } from "./host_data.ts";
 import { allRead, readDiskAhead, readFileAhead } from "./read_ahead.ts";
-
-/** Shorter stretches of data are sooner read than the host is asked for holes in them. In bytes. */
-const MIN_HOLE_LENGTH = 1024 * 1024;
 
 const EXTENT_KINDS: Readonly<Record<ClusterKind, ExtentKind>> = {
   [ClusterKind.unallocated]: "unallocated",
@@ -31,6 +29,7 @@ export class GuestReader {
   /** Remembers the cluster that it has decompressed last. */
   protected readonly compressed: CompressedClusters;
   readonly #mapping: Mapping;
+  readonly #hostData: HostData;
   readonly #run = new MappedRun();
 
   /**
@@ -43,6 +42,7 @@ export class GuestReader {
     this.#mapping = mapping;
     this.backing = backing;
     this.compressed = new CompressedClusters(metadata);
+    this.#hostData = new HostData(metadata);
   }
 
   /**
@@ -178,10 +178,9 @@ export class GuestReader {
       const inBacking = Math.min(position + run.length, backingSize) - position;
       if (!isUnallocated(run.kind) || this.backing === undefined) {
         const extent = extentOf(position, run.length, run);
-        const mayHaveHoles = options.hostHoles === true && run.kind === ClusterKind.data &&
-          run.length >= MIN_HOLE_LENGTH;
-        if (mayHaveHoles) yield* this.#dataAndHoles(extent, run.hostOffset);
-        else yield extent;
+        if (options.hostHoles === true && run.kind === ClusterKind.data) {
+          yield* this.#dataAndHoles(extent, run.hostOffset);
+        } else yield extent;
         continue;
       }
       if (inBacking > 0) {
@@ -200,16 +199,16 @@ export class GuestReader {
   *#dataAndHoles(extent: Extent, hostOffset: number): Generator<Extent> {
     const { offset, length } = extent;
     const end = hostOffset + length;
-    const part = (from: number, to: number, kind: ExtentKind): Extent => {
-      return { ...extent, offset: offset + from - hostOffset, length: to - from, hostOffset: from, kind };
+    const part = (from: number, to: number): Extent => {
+      return { ...extent, offset: offset + from - hostOffset, length: to - from, hostOffset: from };
     };
     let position = hostOffset;
-    for (const data of this.metadata.guestFile.file.dataExtents(hostOffset, length)) {
-      if (data.offset > position) yield part(position, data.offset, "zero");
+    for (const data of this.#hostData.extents(hostOffset, length)) {
+      if (data.offset > position) yield { ...part(position, data.offset), hole: true };
       position = data.offset + data.length;
-      yield part(data.offset, position, "data");
+      yield part(data.offset, position);
     }
-    if (position < end) yield part(position, end, "zero");
+    if (position < end) yield { ...part(position, end), hole: true };
   }
 }
 
@@ -235,7 +234,7 @@ function extentOf(offset: number, length: number, run: MappedRun, skipped = 0): 
 
 /** Whether one extent goes on where another ends, on the disk and on the host. */
 function continues(open: Extent, next: Extent): boolean {
-  if (open.kind !== next.kind || open.depth !== next.depth) return false;
+  if (open.kind !== next.kind || open.depth !== next.depth || open.hole !== next.hole) return false;
   if (open.hostOffset === undefined || next.hostOffset === undefined) return open.hostOffset === next.hostOffset;
   return open.hostOffset + open.length === next.hostOffset;
 }

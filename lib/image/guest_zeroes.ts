@@ -36,13 +36,13 @@ export class GuestZeroes {
   /**
    * Makes a range read as zeroes.
    *
-   * @param offset Guest offset in bytes.
+   * @param from Guest offset in bytes.
    * @param length Length in bytes.
    * @param options Whether host clusters may be given back, and whether entries must say so where nothing else stands beneath.
    */
-  write(offset: number, length: number, { unmap = false, explicit = false }: WriteZeroesOptions): void {
+  write(from: number, length: number, { unmap = false, explicit = false }: WriteZeroesOptions): void {
     const { subclusterSize, clusterSize } = this.#metadata.geometry;
-    const end = offset + length;
+    const [offset, end] = explicit ? this.#widened(from, from + length) : [from, from + length];
     const [first, last] = this.#wholeUnits(offset, end, subclusterSize);
     if (first >= last) {
       this.#zeroBytes(offset, end, explicit);
@@ -109,6 +109,23 @@ export class GuestZeroes {
         });
       }
     });
+  }
+
+  /** A range with all of its first and its last unit, as far as what is added reads as zeroes already. */
+  #widened(from: number, to: number): readonly [offset: number, end: number] {
+    const { geometry: { subclusterSize }, diskSize } = this.#metadata;
+    const first = alignDown(from, subclusterSize);
+    const last = Math.min(alignUp(to, subclusterSize), diskSize);
+    return [this.#isBlank(first, from) ? first : from, this.#isBlank(to, last) ? last : to];
+  }
+
+  #isBlank(from: number, to: number): boolean {
+    const run = new MappedRun();
+    for (let position = from; position < to; position += run.length) {
+      this.#metadata.mapping.find(position, to - position, run);
+      if (this.#io.hasContent(run.kind, position)) return false;
+    }
+    return true;
   }
 
   /** The part of a range that consists of whole units; a last one that the disk cuts short is whole where its end is reached. */

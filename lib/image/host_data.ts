@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Qcow2Error } from "../errors.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import type { DataExtent } from "../storage/block_file.ts";
 
@@ -41,9 +42,17 @@ function isPreallocated({ file: { file }, geometry: { clusterSize }, refcounts }
   if (allocatedSize === undefined) return false;
   const onHost = Math.floor(allocatedSize / clusterSize);
   const threshold = Math.max(Math.floor(onHost * 10 / 9), onHost + 2);
+  const clusterCount = Math.ceil(file.size / clusterSize);
+  if (clusterCount < threshold) return false;
   let inUse = 0;
-  for (let cluster = 0; cluster * clusterSize < file.size && inUse < threshold; cluster++) {
-    if (refcounts.get(cluster) > 0) inUse++;
+  try {
+    for (let cluster = 0; cluster < clusterCount && inUse < threshold; cluster++) {
+      if (refcounts.get(cluster) > 0) inUse++;
+    }
+  } catch (error) {
+    // Where a refcount block is damaged, reading has to do without.
+    if (error instanceof Qcow2Error) return false;
+    throw error;
   }
   return inUse >= threshold;
 }

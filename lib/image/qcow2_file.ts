@@ -18,7 +18,7 @@ import { ImageMetadata, readHeader } from "../metadata/image_metadata.ts";
 import { applySnapshot, createSnapshot, deleteSnapshot } from "../metadata/snapshot_changes.ts";
 import { findSnapshot, readSnapshotTable } from "../metadata/snapshots.ts";
 import { allAtOnce, type Progress, type Steps } from "../metadata/steps.ts";
-import type { BlockFile, DataExtent } from "../storage/block_file.ts";
+import type { BlockFile } from "../storage/block_file.ts";
 import { type AddBitmapOptions, type Bitmap, Bitmaps, type DirtyExtent } from "./bitmaps.ts";
 import { amendImage, type AmendOptions, type AmendProgress, type AmendTarget } from "./amend.ts";
 import { allowedBacking, backingReference, withBackingFile } from "./backing.ts";
@@ -26,7 +26,6 @@ import { checkRange, seekTo } from "./cursor.ts";
 import { createDataFile, type NewDataFile, openDataFile } from "./data_file.ts";
 import { GuestIo } from "./guest_io.ts";
 import { GuestZeroes } from "./guest_zeroes.ts";
-import { HostData } from "./host_data.ts";
 import { acquireFile, createFile, type FileSource } from "./host_file.ts";
 import { realPath } from "./local_name.ts";
 import type { CreateOptions, OpenOptions, SnapshotOptions } from "./options.ts";
@@ -88,7 +87,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
   #io: GuestIo;
   #zeroes: GuestZeroes;
   #bitmaps: Bitmaps;
-  #hostData: HostData;
   readonly #backing: Disk | undefined;
   readonly #dataFile: BlockFile | undefined;
   readonly #write: boolean;
@@ -112,7 +110,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#io = new GuestIo(this.#metadata, backing);
     this.#zeroes = new GuestZeroes(this.#metadata, this.#io, backing);
     this.#bitmaps = new Bitmaps(this.#metadata);
-    this.#hostData = new HostData(this.#metadata);
     if (this.#write) this.#prepareForWriting();
   }
 
@@ -838,7 +835,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
       this.#io = new GuestIo(this.#metadata, this.#backing);
       this.#zeroes = new GuestZeroes(this.#metadata, this.#io, this.#backing);
       this.#bitmaps = new Bitmaps(this.#metadata);
-      this.#hostData = new HostData(this.#metadata);
       // They would read through what is no longer there.
       for (const disk of this.#openSnapshots) disk.close();
       this.#openSnapshots.clear();
@@ -886,20 +882,6 @@ export class Qcow2File implements Disk, ReaderSync, WriterSync, SeekerSync, Clos
     this.#assertOpen();
     checkRange(offset, length, this.size);
     return this.#io.extents(offset, length, options);
-  }
-
-  /**
-   * The stretches of a range of the host's file that may hold anything but zeroes. All of the range is one, unless the clusters
-   * were allocated ahead of use and the host can tell what was written since.
-   *
-   * @param hostOffset Where to begin in the file that holds the disk's clusters, in bytes, as {@linkcode Qcow2File.extents} tells.
-   * @param length How far, in bytes.
-   * @returns The stretches in ascending order.
-   * @throws {Qcow2Error} With code `corrupt` where a refcount block is damaged.
-   */
-  hostDataExtents(hostOffset: number, length: number): Iterable<DataExtent> {
-    this.#assertOpen();
-    return this.#hostData.extents(hostOffset, length);
   }
 
   /**

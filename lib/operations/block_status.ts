@@ -8,6 +8,7 @@ import type { Disk, Extent, ExtentKind, ExtentOptions } from "../disk.ts";
 import { alignUp } from "../format/geometry.ts";
 import { hasExtendedL2 } from "../format/header.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
+import { isZeroExtent } from "./chain.ts";
 
 /** What is known of a stretch of a disk without reading it. */
 export interface BlockStatus extends Pick<Extent, "kind" | "depth"> {
@@ -15,6 +16,8 @@ export interface BlockStatus extends Pick<Extent, "kind" | "depth"> {
   readonly offset: number;
   /** How long it is, in bytes. */
   readonly length: number;
+  /** Whether it is data, be it in a hole of the host's file. */
+  readonly data: boolean;
   /** Whether it reads as zeroes; otherwise it may hold anything. */
   readonly zero: boolean;
   /** Whether one of the images says so, rather than none of them saying anything. */
@@ -111,7 +114,8 @@ function statusOf(layers: readonly Layer[], extent: Extent, offset: number, end:
     length: end - offset,
     kind,
     depth,
-    zero: kind === "zero" || isUnknown,
+    data: kind === "data" || kind === "compressed",
+    zero: isZeroExtent(extent),
     // Where an image is longer than the one beneath, that one says by its end that there are zeroes.
     allocated: !isUnknown || !isLowest,
     placed: hostOffset !== undefined,

@@ -41,6 +41,6 @@ export function comesFromAbove({ depth: found, kind }: Pick<Extent, "depth" | "k
  * @param extent The stretch.
  * @returns Whether it is.
  */
-export function isZeroExtent({ kind }: Pick<Extent, "kind">): boolean {
-  return kind === "zero" || kind === "unallocated";
+export function isZeroExtent({ kind, hole }: Pick<Extent, "kind" | "hole">): boolean {
+  return kind === "zero" || kind === "unallocated" || hole === true;
 }

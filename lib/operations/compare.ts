@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Disk, ExtentOptions } from "../disk.ts";
+import type { Disk } from "../disk.ts";
 import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import type { Progress } from "../metadata/steps.ts";
 import { type BlockStatus, blockStatus } from "./block_status.ts";
@@ -74,9 +74,7 @@ export async function compare(first: Disk, second: Disk, options: CompareOptions
   const sizesDiffer = first.size !== second.size;
   if (strict && sizesDiffer) return { identical: false, sizesDiffer, difference: "size" };
   const total = Math.max(first.size, second.size);
-  // What the host has no bytes for is allocated all the same.
-  const extents = { hostHoles: !strict };
-  const sides = [new Side(first, "first disk", extents), new Side(second, "second disk", extents)] as const;
+  const sides = [new Side(first, "first disk"), new Side(second, "second disk")] as const;
   const pieces = piecesOf(sides, total);
   let next = upcoming(pieces, sides[0]);
   try {
@@ -174,7 +172,8 @@ async function firstDifference(
 }
 
 function isSameStatus(one: BlockStatus, other: BlockStatus): boolean {
-  return one.zero === other.zero && one.allocated === other.allocated && one.placed === other.placed &&
+  return one.zero === other.zero && one.data === other.data && one.allocated === other.allocated &&
+    one.placed === other.placed &&
     one.last === other.last;
 }
 
@@ -190,10 +189,10 @@ class Side {
   readonly #buffers = [new Uint8Array(CHUNK_SIZE), new Uint8Array(CHUNK_SIZE)] as const;
   #current: BlockStatus;
 
-  constructor(disk: Disk, name: string, options: ExtentOptions) {
+  constructor(disk: Disk, name: string) {
     this.#disk = disk;
     this.#name = name;
-    this.#pieces = blockStatus(disk, 0, disk.size, options)[Symbol.iterator]();
+    this.#pieces = blockStatus(disk, 0, disk.size, { hostHoles: true })[Symbol.iterator]();
     this.#current = nothing(0, 0);
   }
 
@@ -232,5 +231,15 @@ class Side {
 
 /** A piece that nobody says anything of. */
 function nothing(offset: number, length: number): BlockStatus {
-  return { offset, length, kind: "unallocated", depth: 0, zero: true, allocated: false, placed: false, last: false };
+  return {
+    offset,
+    length,
+    kind: "unallocated",
+    depth: 0,
+    data: false,
+    zero: true,
+    allocated: false,
+    placed: false,
+    last: false,
+  };
 }

@@ -10,6 +10,7 @@ import { isAllZero } from "../format/zeroes.ts";
 import { MAX_JOB_LENGTH } from "../image/cluster_jobs.ts";
 import type { ClusterThreads } from "../image/cluster_threads.ts";
 import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
+import { isZeroExtent } from "./chain.ts";
 import type { CompressibleDisk } from "./compressible_disk.ts";
 import { EarlyFlush } from "./early_flush.ts";
 import type { RateLimit } from "./rate_limit.ts";
@@ -77,7 +78,10 @@ export class DiskCopy {
   readonly #source: Disk;
   readonly #target: Disk;
   readonly #options: DiskCopyOptions;
-  /** The unit in which the target is written: what it allocates at once, or more where fewer zeroes do not count. */
+  /**
+   * The unit in which the target is written: what it allocates at once, or more where fewer zeroes do not count. What is compressed
+   * goes by clusters.
+   */
   readonly #unit: number;
   readonly #chunkSize: number;
   /** What is under way, in order. */
@@ -98,7 +102,11 @@ export class DiskCopy {
     this.#source = source;
     this.#target = target;
     this.#options = options;
-    this.#unit = alignUp(Math.max(options.sparseSize, target.allocationSize), target.allocationSize);
+    const { allocationSize } = target;
+    const goesByClusters = options.compressedTarget !== undefined;
+    this.#unit = goesByClusters
+      ? allocationSize
+      : alignUp(Math.max(options.sparseSize, allocationSize), allocationSize);
     this.#chunkSize = alignUp(CHUNK_SIZE, this.#unit);
     if (options.compressedTarget !== undefined) this.#keepThreadsBusy();
   }
@@ -188,10 +196,10 @@ export class DiskCopy {
     yield* this.#chunks(position, size);
   }
 
-  #kindOf({ kind, depth }: Extent): Step["kind"] {
+  #kindOf(extent: Extent): Step["kind"] {
     const { skipBacking, sparseSize } = this.#options;
-    if (skipBacking && depth > 0) return "skip";
-    return sparseSize > 0 && (kind === "zero" || kind === "unallocated") ? "hole" : "copy";
+    if (skipBacking && extent.depth > 0) return "skip";
+    return sparseSize > 0 && isZeroExtent(extent) ? "hole" : "copy";
   }
 
   *#chunks(from: number, to: number): Generator<Step> {

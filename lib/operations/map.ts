@@ -12,6 +12,7 @@ import { type ImageType, imageTypeOf } from "../image/detect.ts";
 import { acquireFile, type FileSource } from "../image/host_file.ts";
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { RawFile } from "../image/raw_file.ts";
+import { isZeroExtent } from "./chain.ts";
 
 /** A range of a disk. */
 export interface MapRange {
@@ -117,55 +118,29 @@ export function* mapDisk(disk: Disk, range: MapRange = {}): Generator<MapEntry, 
   checkRange(offset, length, Math.max(disk.size, offset));
   if (length === 0) return;
   let open: MapEntry | undefined;
-  for (const extent of disk.extents(offset, length)) {
-    for (const next of entriesOf(extent, disk)) {
-      if (open !== undefined && continues(open, next)) {
-        open = { ...open, length: open.length + next.length };
-        continue;
-      }
-      if (open !== undefined) yield open;
-      open = next;
+  for (const extent of disk.extents(offset, length, { hostHoles: true })) {
+    const next = entryOf(extent);
+    if (open !== undefined && continues(open, next)) {
+      open = { ...open, length: open.length + next.length };
+      continue;
     }
+    if (open !== undefined) yield open;
+    open = next;
   }
   if (open !== undefined) yield open;
 }
 
-/** The entries of an extent: several where the host has holes in it. */
-function* entriesOf(extent: Extent, disk: Disk): Generator<MapEntry> {
+function entryOf(extent: Extent): MapEntry {
   const { offset, length, kind, depth, hostOffset } = extent;
-  const onHost = hostOffset === undefined ? {} : { offset: hostOffset };
-  const entry: MapEntry = {
+  return {
     start: offset,
     length,
     depth,
     present: kind !== "unallocated",
-    zero: kind === "zero" || kind === "unallocated",
+    zero: isZeroExtent(extent),
     data: kind === "data" || kind === "compressed",
-    ...onHost,
+    ...(hostOffset === undefined ? {} : { offset: hostOffset }),
   };
-  const layer = layerAt(disk, depth);
-  if (kind !== "data" || hostOffset === undefined || !(layer instanceof Qcow2File)) {
-    yield entry;
-    return;
-  }
-  const part = (from: number, to: number, zero: boolean): MapEntry => {
-    return { ...entry, start: offset + from - hostOffset, length: to - from, offset: from, zero };
-  };
-  const end = hostOffset + length;
-  let position = hostOffset;
-  for (const data of layer.hostDataExtents(hostOffset, length)) {
-    if (data.offset > position) yield part(position, data.offset, true);
-    position = Math.min(end, data.offset + data.length);
-    yield part(data.offset, position, false);
-  }
-  if (position < end) yield part(position, end, true);
-}
-
-/** The image of a chain that an extent stands in. */
-function layerAt(disk: Disk, depth: number): Disk | undefined {
-  let layer: Disk | undefined = disk;
-  for (let above = 0; above < depth; above++) layer = layer instanceof Qcow2File ? layer.backing : undefined;
-  return layer;
 }
 
 /** Whether one entry goes on where another ends, on the disk and on the host. */

@@ -15,6 +15,7 @@ import { checkedPreallocation, type Preallocation } from "../image/preallocation
 import { Qcow2File } from "../image/qcow2_file.ts";
 import { bitmapsAreConsistent } from "../metadata/bitmaps.ts";
 import type { Progress } from "../metadata/steps.ts";
+import { isZeroExtent } from "./chain.ts";
 import { SECTOR_SIZE } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
 
@@ -151,9 +152,10 @@ async function contentSize(
   let size = 0;
   // The clusters in front of this offset are counted: one that holds several stretches of data counts once.
   let counted = 0;
-  for (const { offset, length, kind } of source.extents(0, total, { hostHoles: true })) {
+  for (const extent of source.extents(0, total, { hostHoles: true })) {
+    const { offset, length } = extent;
     const end = offset + length;
-    if ((kind === "data" || kind === "compressed") && end > counted) {
+    if (!isZeroExtent(extent) && end > counted) {
       const start = Math.max(counted, alignDown(offset, clusterSize));
       counted = alignUp(end, clusterSize);
       size += counted - start;

@@ -5,8 +5,6 @@
  */
 
 import type { Disk, Extent } from "../disk.ts";
-import { alignDown, alignUp } from "../format/geometry.ts";
-import { geometryOfHeader } from "../format/header.ts";
 import type { Qcow2File } from "../image/qcow2_file.ts";
 import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
 import type { Progress } from "../metadata/steps.ts";
@@ -140,8 +138,6 @@ class Rebase {
   /** How far below the image the new backing file is already; infinitely far where it is not. */
   readonly #newDepth: number;
   readonly #sliceSpan: number;
-  /** The smallest part of the image that has a state of its own, in bytes. */
-  readonly #unit: number;
   /** For the piece at hand and the one after it, in turn. */
   #oldBuffers = [new Uint8Array(CHUNK_SIZE), new Uint8Array(CHUNK_SIZE)] as const;
   #lastReading: Promise<void> | undefined;
@@ -153,7 +149,6 @@ class Rebase {
     this.#new = newDisk;
     this.#newDepth = depthOf(image, newDisk);
     this.#sliceSpan = l2SliceSpan(image);
-    this.#unit = geometryOfHeader(image.header).subclusterSize;
   }
 
   get result(): RebaseResult {
@@ -235,13 +230,9 @@ class Rebase {
     this.#early.note(this.#image, bytes.length);
   }
 
-  /** Zeroes whole units, as far as all of them is behind the old backing file: what surrounds the range is zero there too. */
-  #zero(from: number, to: number): void {
-    const first = alignDown(from, this.#unit);
-    const offset = first < sizeOf(this.#old) ? from : first;
-    const length = Math.min(alignUp(to, this.#unit), this.#image.size) - offset;
-    this.#image.writeZeroesAt(offset, length, { explicit: true });
-    this.#zeroedBytes += length;
+  #zero(offset: number, end: number): void {
+    this.#image.writeZeroesAt(offset, end - offset, { explicit: true });
+    this.#zeroedBytes += end - offset;
   }
 
   #newIsZero({ offset, length }: Piece): boolean {

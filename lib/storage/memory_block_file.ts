@@ -123,6 +123,23 @@ export class MemoryBlockFile implements BlockFile {
   }
 
   /**
+   * How much memory the bytes of the file take, in bytes.
+   *
+   * @example Usage
+   * ```ts
+   * import { MemoryBlockFile } from "@disk/qcow2/storage";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using file = new MemoryBlockFile();
+   * file.writeAt(2 ** 40, new Uint8Array([1]));
+   * assertEquals(file.allocatedSize, 65536);
+   * ```
+   */
+  get allocatedSize(): number {
+    return this.#pages.size * PAGE_SIZE;
+  }
+
+  /**
    * Reads from a position until the buffer is full or the file ends.
    *
    * @param offset Where to begin, in bytes.

@@ -4,7 +4,7 @@ import { COMMAND_OPTIONS } from "../../lib/cli/command_options.ts";
 import { COMMAND_NAMES, optionMeaning } from "../../lib/cli/help.ts";
 import { importFlags } from "../../tools/imports.ts";
 import { qemuTest, run } from "../qemu.ts";
-import { assertSame, program, programNamed, VERSION } from "./_program.ts";
+import { assertSame, Folder, program, programNamed, VERSION } from "./_program.ts";
 
 Deno.test("the program tells its version", async () => {
   for (const option of ["--version", "-V"]) {
@@ -67,6 +67,27 @@ Deno.test("the program loads nothing of the engine before a command is run", () 
 
 qemuTest("the program fails with the words of qemu-img", async () => {
   for (const args of [[], ["foo"], ["-x", "info"], ["--foo"], ["--vers=3"], [""]]) await assertSame(args);
+});
+
+qemuTest("what stands in the place of an image and is none is told as qemu-img tells it", async () => {
+  using folder = new Folder();
+  Deno.mkdirSync(folder.path("folder"));
+  const [path, image] = [folder.path("folder"), folder.path("disk")];
+  await program("create", "-f", "qcow2", image, "1M");
+  for (
+    const args of [
+      ["info", path],
+      ["info", "-f", "raw", path],
+      ["info", `${image}/x`],
+      ["check", "-f", "qcow2", path],
+      ["check", "-r", "all", path],
+      ["commit", path],
+      ["resize", "-f", "raw", path, "1M"],
+      ["convert", "-n", "-O", "raw", image, path],
+      ["convert", "-O", "raw", path, image],
+      ["create", "-f", "qcow2", "-b", path, "-F", "raw", folder.path("other"), "1M"],
+    ]
+  ) await assertSame(args);
 });
 
 Deno.test("the program puts the name that it is given in front of errors", async () => {

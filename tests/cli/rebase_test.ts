@@ -2,6 +2,7 @@ import { assertEquals } from "@std/assert";
 import { Qcow2File } from "../../lib/image/qcow2_file.ts";
 import { assertQemuClean } from "../images.ts";
 import { qemuTest } from "../qemu.ts";
+import { dirtyAccordingToQemu } from "../qemu/dirty_extents.ts";
 import { Random } from "../random.ts";
 import { assertSame, Folder, makeFile, program, qemuImg, qemuIo } from "./_program.ts";
 
@@ -222,6 +223,22 @@ qemuTest("rebase copies between random chains what qemu-img copies", async () =>
         },
       });
     }
+  }
+});
+
+qemuTest("rebase tells bitmaps of the sectors that it changes, as qemu-img does", async () => {
+  using folder = new Folder();
+  const [top, below] = [folder.path("top"), folder.path("below")];
+  for (const options of ["cluster_size=64k", "cluster_size=2M", "cluster_size=16k,extended_l2=on"]) {
+    await assertSame(["rebase", "-b", below, "-F", "qcow2", top], {
+      prepare: () => {
+        qemuImg("create", "-q", "-f", "qcow2", below, "4M");
+        qemuIo(below, "write -P 7 1654784 5632", "write -P 8 2195456 131072", "write -P 9 0 512");
+        qemuImg("create", "-q", "-f", "qcow2", "-o", options, top, "5000000");
+        qemuImg("bitmap", "--add", "-g", "512", top, "changes");
+      },
+      outcome: () => [dirtyAccordingToQemu(top, "changes"), stateOf(top)],
+    });
   }
 });
 

@@ -27,11 +27,13 @@ const CANNOT_OPEN = 2;
  * @throws {Difference} Where the folders differ.
  */
 export async function judgeChanges(twins: Twins, world: World, allocation: Allocation): Promise<void> {
+  world.dataFiles = [...Deno.readDirSync(twins.pathOf("ours"))].map(({ name }) => name).filter(isDataFile);
   for (const name of twins.takeChanges()) {
     if (allocation !== "as before") world.setAllocation(name, allocation === "anew");
+    world.setBlank(name, allocation === "anew");
     // What a data file holds is seen in its image. Its length and its holes depend on what QEMU has reserved ahead, and on what the
     // host has written of it yet.
-    if (name.endsWith(".data")) continue;
+    if (isDataFile(name)) continue;
     const info = await same(twins, "info", ["info", "--output=json", name]);
     world.note(name, info.code === 0 ? info.stdout : undefined);
     if (info.code === 0) await judge(twins, world, name);
@@ -52,6 +54,10 @@ export async function judgeAll(twins: Twins, world: World): Promise<void> {
     for (const snapshot of new Set(snapshots)) await compareConverted(twins, name, ["-l", snapshot]);
     for (const bitmap of bitmaps) judgeBitmap(twins, name, bitmap);
   }
+}
+
+function isDataFile(name: string): boolean {
+  return name.endsWith(".data");
 }
 
 async function judge(twins: Twins, world: World, name: string): Promise<void> {

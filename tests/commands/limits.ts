@@ -39,9 +39,30 @@ const LIMITS: readonly Limit[] = [
   },
   {
     reason:
+      "What is left of a target that is said to be zero, and is not, depends on the pieces in which it is written",
+    concerns: (args, world) => args.includes("--target-is-zero") && !world.isBlank(args.at(-1) ?? ""),
+  },
+  {
+    reason: "Where QEMU writes in any order over a backing file, parts of clusters come to show that instead of zeroes",
+    concerns: ([command, ...rest]) => command === "convert" && rest.includes("-W") && rest.includes("-B"),
+  },
+  {
+    reason:
       "The same for the guest's compressed writes, where it is not certain that the same is allocated in both folders",
     concerns: (args, world) => {
       return args.some((word) => /^write -c/.test(word)) && world.mayDifferInAllocation(args.at(-1) ?? "");
+    },
+  },
+  {
+    reason:
+      "What an image shows of a file beneath it depends on what the image has allocated, where that is not certain",
+    concerns: (args, world) => contentChangedBy(args, world).some((name) => world.isBeneathUncertain(name)),
+  },
+  {
+    reason: "Zeroes that hide the new backing file are lost where QEMU writes them into an image of version 2",
+    concerns: ([command, ...rest], world) => {
+      const [image, backing] = world.chainOf(rest.at(-1) ?? "");
+      return command === "rebase" && image?.version === 2 && (backing?.size ?? 0) < image.size;
     },
   },
   {
@@ -108,8 +129,11 @@ const LIMITS: readonly Limit[] = [
     },
   },
   {
-    reason: "QEMU answers an option that measure does not have with all of its help",
-    concerns: ([command, ...rest]) => command === "measure" && rest.some((word) => /^(-x|-\d|--nothing)/.test(word)),
+    reason: "QEMU answers an option that measure does not have, or that has no value, with all of its help",
+    concerns: ([command, ...rest]) => {
+      const isUnknown = rest.some((word) => /^(-x|-\d|--nothing)/.test(word));
+      return command === "measure" && (isUnknown || rest.at(-1)?.startsWith("-") === true);
+    },
   },
   {
     reason:
@@ -117,7 +141,7 @@ const LIMITS: readonly Limit[] = [
     concerns: ([command, ...rest]) => {
       const hasUnknownCache = ["-t", "-T"].some((option) => rest[rest.indexOf(option) + 1] === "some");
       const isConversion = command === "convert" && hasUnknownCache && rest.includes("-o");
-      const isUnknown = command === "convert" && rest.includes("--nothing");
+      const isUnknown = command === "convert" && rest.some((word) => /^(-x|-\d|--nothing)/.test(word));
       return isConversion || isUnknown || (command === "resize" && rest.slice(0, -1).some((word) => /^-\d/.test(word)));
     },
   },
@@ -144,8 +168,7 @@ const LIMITS: readonly Limit[] = [
     reason: "QEMU empties a data file that exists; here it is refused unless it holds nothing but zeroes",
     concerns: ([command, ...rest], world) => {
       const names = rest.flatMap((word) => /data_file=([^,]+)/.exec(word)?.[1] ?? []);
-      return command === "create" &&
-        names.some((name) => world.images.some(({ dataFile }) => dataFile?.endsWith(name)));
+      return command === "create" && names.some((name) => world.dataFiles.includes(name));
     },
   },
   {
@@ -189,6 +212,8 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
   if (args[0] === "commit") return "uncertain";
   // QEMU marks zeroes in a target that exists where it has nothing yet; here that stays as it is.
   if (args[0] === "convert" && args.includes("-n")) return "uncertain";
+  // QEMU marks zeroes that it finds in data, where here only what a backing file would show is marked.
+  if (args[0] === "convert" && reachesBehindBacking(args, world)) return "uncertain";
   // QEMU marks zeroes up to the new end, where here only what a longer backing file would show is marked.
   const resizes = args[0] === "resize" || (args[0] === "amend" && args.some((word) => word.includes("size=")));
   if (resizes && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
@@ -216,9 +241,40 @@ export function mayLeaveTarget([command = ""]: readonly string[]): boolean {
   return ["amend", "create", "convert", "dd", "rebase", "snapshot"].includes(command);
 }
 
+/** The names of the files whose disks hold something else after a command, as far as that can be. */
+function contentChangedBy(args: readonly string[], world: World): readonly string[] {
+  const name = args.at(-1) ?? "";
+  switch (args[0]) {
+    case "bitmap":
+    case "check":
+    case "compare":
+    case "info":
+    case "map":
+    case "measure":
+      return [];
+    case "commit":
+      return world.chainOf(name).slice(1).map((image) => image.name);
+    case "create":
+    case "dd":
+    case "resize":
+      return args.map((word) => word.replace(/^of=/, ""));
+    default:
+      return [name];
+  }
+}
+
 function readsQcow2AsRaw(args: readonly string[], world: World): boolean {
+  const [command = ""] = args;
+  const isRawTarget = command === "convert" && args.includes("-n") && !args.includes("qcow2");
+  if (isRawTarget && world.find(args.at(-1) ?? "")?.format === "qcow2") return true;
   const hasQcow2 = args.some((word) => world.find(word.replace(/^if=/, ""))?.format === "qcow2");
   return hasQcow2 && args.some((word, index) => word === "raw" && ["-f", "-F"].includes(args[index - 1] ?? ""));
+}
+
+/** Whether the target of a conversion becomes longer than its backing file. */
+function reachesBehindBacking(args: readonly string[], world: World): boolean {
+  const backing = world.find(args[args.indexOf("-B") + 1] ?? "");
+  return args.includes("-B") && args.some((word) => (world.find(word)?.size ?? 0) > (backing?.size ?? 0));
 }
 
 function makesLoop(args: readonly string[], world: World): boolean {

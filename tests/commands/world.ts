@@ -56,6 +56,9 @@ const SECTOR_SIZE = 512;
 export class World {
   readonly #images = new Map<string, ImageState>();
   readonly #uncertain = new Set<string>();
+  readonly #blank = new Set<string>();
+  /** The names of all data files that there are, also of those that no image has any more. */
+  dataFiles: readonly string[] = [];
 
   /** All images. */
   get images(): readonly ImageState[] {
@@ -85,6 +88,26 @@ export class World {
   /** Whether it is not certain that an image, or one beneath it, has the same clusters allocated in both folders. */
   mayDifferInAllocation(name: string): boolean {
     return this.chainOf(name).some((image) => this.#uncertain.has(image.name));
+  }
+
+  /** Whether a file stands beneath an image of which it is not certain that the same clusters are allocated in both folders. */
+  isBeneathUncertain(name: string): boolean {
+    return this.images.some((image) => {
+      const chain = this.chainOf(image.name);
+      const above = chain.slice(0, Math.max(0, chain.findIndex((beneath) => beneath.name === name)));
+      return above.some((image) => this.#uncertain.has(image.name));
+    });
+  }
+
+  /** Whether an image was made without content, and is as it was then. */
+  isBlank(name: string): boolean {
+    return this.#blank.has(name) && this.find(name)?.backing === undefined;
+  }
+
+  /** Says whether an image has just been made without content. */
+  setBlank(name: string, isBlank: boolean): void {
+    if (isBlank) this.#blank.add(name);
+    else this.#blank.delete(name);
   }
 
   /** Says whether it is certain that an image has the same clusters allocated in both folders. */

@@ -220,11 +220,14 @@ Deno.test("convert() reads nothing of what was only allocated, in the image or i
   source.writeAt(64 * MIB - 512, filled(512, 3));
   source.flush();
   const extents = [...source.extents(0, 64 * MIB, { hostHoles: true })];
-  assertEquals(extents.filter(({ kind }) => kind === "data").map(({ offset, length }) => [offset, length]), [
-    [20 * MIB, MIB],
-    [32 * MIB, MIB],
-    [64 * MIB - 65536, 65536],
-  ]);
+  assertEquals(
+    extents.filter(({ kind, hole }) => kind === "data" && hole !== true).map(({ offset, length }) => [offset, length]),
+    [
+      [20 * MIB, MIB],
+      [32 * MIB, MIB],
+      [64 * MIB - 65536, 65536],
+    ],
+  );
   file.calls.length = 0;
   using target = newImage({ size: 64 * MIB });
   const { dataBytes } = await convert(source, target, { targetIsZero: true });
