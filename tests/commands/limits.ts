@@ -56,7 +56,17 @@ const LIMITS: readonly Limit[] = [
   {
     reason:
       "What an image shows of a file beneath it depends on what the image has allocated, where that is not certain",
-    concerns: (args, world) => contentChangedBy(args, world).some((name) => world.isBeneathUncertain(name)),
+    concerns: (args, world) => {
+      const getsOther = args[0] === "rebase" && args.includes("-u") && world.mayDifferInAllocation(args.at(-1) ?? "");
+      return getsOther || contentChangedBy(args, world).some((name) => world.isBeneathUncertain(name));
+    },
+  },
+  {
+    reason: "QEMU cannot always make an image of version 2 longer where its backing file reaches behind its end",
+    concerns: (args, world) => {
+      const [image, backing] = world.chainOf(args.find((word) => world.find(word) !== undefined) ?? "");
+      return isResize(args) && image?.version === 2 && (backing?.size ?? 0) > image.size;
+    },
   },
   {
     reason: "Zeroes that hide the new backing file are lost where QEMU writes them into an image of version 2",
@@ -168,7 +178,7 @@ const LIMITS: readonly Limit[] = [
     reason: "QEMU empties a data file that exists; here it is refused unless it holds nothing but zeroes",
     concerns: ([command, ...rest], world) => {
       const names = rest.flatMap((word) => /data_file=([^,]+)/.exec(word)?.[1] ?? []);
-      return command === "create" && names.some((name) => world.dataFiles.includes(name));
+      return (command === "create" || command === "convert") && names.some((name) => world.dataFiles.includes(name));
     },
   },
   {
@@ -215,8 +225,7 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
   // QEMU marks zeroes that it finds in data, where here only what a backing file would show is marked.
   if (args[0] === "convert" && reachesBehindBacking(args, world)) return "uncertain";
   // QEMU marks zeroes up to the new end, where here only what a longer backing file would show is marked.
-  const resizes = args[0] === "resize" || (args[0] === "amend" && args.some((word) => word.includes("size=")));
-  if (resizes && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
+  if (isResize(args) && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
   // Zeroes that a downgrade writes may be holes of the host or not.
   if (args[0] === "amend" && args.some((word) => word.includes("compat="))) return "uncertain";
   // QEMU leaves zeroes out subcluster by subcluster.
@@ -269,6 +278,10 @@ function readsQcow2AsRaw(args: readonly string[], world: World): boolean {
   if (isRawTarget && world.find(args.at(-1) ?? "")?.format === "qcow2") return true;
   const hasQcow2 = args.some((word) => world.find(word.replace(/^if=/, ""))?.format === "qcow2");
   return hasQcow2 && args.some((word, index) => word === "raw" && ["-f", "-F"].includes(args[index - 1] ?? ""));
+}
+
+function isResize(args: readonly string[]): boolean {
+  return args[0] === "resize" || (args[0] === "amend" && args.some((word) => word.includes("size=")));
 }
 
 /** Whether the target of a conversion becomes longer than its backing file. */
