@@ -15,6 +15,9 @@ interface Limit {
   readonly concerns: (args: readonly string[], world: World) => boolean;
 }
 
+/** Options that no command has. */
+const UNKNOWN_OPTION = /^(-x|-\d|--nothing)/;
+
 const LIMITS: readonly Limit[] = [
   {
     reason: "The content of the file itself depends on where clusters stand in it",
@@ -78,9 +81,8 @@ const LIMITS: readonly Limit[] = [
   {
     reason: "QEMU applies no snapshot where there are bitmaps; here the bitmaps get to know what changes",
     concerns: ([command, ...rest], world) => {
-      const image = world.find(rest.at(-1) ?? "");
-      if (image === undefined || image.dataFile !== undefined || image.bitmaps.length === 0) return false;
-      return command === "snapshot" && rest.includes("-a");
+      const hasBitmaps = rest.some((word) => (world.find(word)?.bitmaps ?? []).length > 0);
+      return command === "snapshot" && rest.includes("-a") && hasBitmaps;
     },
   },
   {
@@ -127,21 +129,29 @@ const LIMITS: readonly Limit[] = [
     concerns: ([command, ...rest]) => command === "convert" && rest.slice(0, -1).includes(rest.at(-1) ?? ""),
   },
   {
+    reason: "QEMU finds that a target cannot be written before it looks at its options; here options come first",
+    concerns: ([command, ...rest]) => ["convert", "create"].includes(command ?? "") && rest.includes("."),
+  },
+  {
     reason:
       "QEMU takes an empty list of options for a mistake before it reads on; here options that do not exist are told first",
     concerns: ([, ...rest]) => rest.some((word, index) => word === "" && rest[index - 1] === "-o"),
   },
   {
-    reason: "A repair tells how much is allocated, which is not certain to be the same in both folders",
-    concerns: ([command, ...rest], world) => {
-      const repairs = command === "check" && rest.some((word) => /^(-\w*r|--r)/.test(word));
-      return repairs && rest.some((word) => world.mayDifferInAllocation(word));
+    reason: "QEMU takes snapshots for leaks, and frees what they have, where there are bitmaps as well",
+    concerns: (args, world) => {
+      const images = args.flatMap((word) => world.find(word) ?? []);
+      return isRepair(args) && images.some(({ snapshots, bitmaps }) => snapshots.length > 0 && bitmaps.length > 0);
     },
+  },
+  {
+    reason: "A repair tells how much is allocated, which is not certain to be the same in both folders",
+    concerns: (args, world) => isRepair(args) && args.some((word) => world.mayDifferInAllocation(word)),
   },
   {
     reason: "QEMU answers an option that measure does not have, or that has no value, with all of its help",
     concerns: ([command, ...rest]) => {
-      const isUnknown = rest.some((word) => /^(-x|-\d|--nothing)/.test(word));
+      const isUnknown = rest.some((word) => UNKNOWN_OPTION.test(word));
       return command === "measure" && (isUnknown || rest.at(-1)?.startsWith("-") === true);
     },
   },
@@ -151,7 +161,8 @@ const LIMITS: readonly Limit[] = [
     concerns: ([command, ...rest]) => {
       const hasUnknownCache = ["-t", "-T"].some((option) => rest[rest.indexOf(option) + 1] === "some");
       const isConversion = command === "convert" && hasUnknownCache && rest.includes("-o");
-      const isUnknown = command === "convert" && rest.some((word) => /^(-x|-\d|--nothing)/.test(word));
+      const hasOtherMistakes = command === "convert" || rest.includes("some");
+      const isUnknown = hasOtherMistakes && rest.some((word) => UNKNOWN_OPTION.test(word));
       return isConversion || isUnknown || (command === "resize" && rest.slice(0, -1).some((word) => /^-\d/.test(word)));
     },
   },
@@ -278,6 +289,10 @@ function readsQcow2AsRaw(args: readonly string[], world: World): boolean {
   if (isRawTarget && world.find(args.at(-1) ?? "")?.format === "qcow2") return true;
   const hasQcow2 = args.some((word) => world.find(word.replace(/^if=/, ""))?.format === "qcow2");
   return hasQcow2 && args.some((word, index) => word === "raw" && ["-f", "-F"].includes(args[index - 1] ?? ""));
+}
+
+function isRepair([command, ...rest]: readonly string[]): boolean {
+  return command === "check" && rest.some((word) => /^(-\w*r|--r)/.test(word));
 }
 
 function isResize(args: readonly string[]): boolean {
