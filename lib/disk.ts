@@ -89,6 +89,18 @@ export interface Decompressor {
 export interface HostFile {
   /** Its name, for messages. */
   readonly name: string;
+  /** Where it can be opened once more, where that is known. */
+  readonly place?: FilePlace | undefined;
+}
+
+/** Where a file of the host can be opened once more, and what tells that it is still the same. */
+export interface FilePlace {
+  /** The path from the root. */
+  readonly path: string;
+  /** The number of the device that it is on. */
+  readonly device: number;
+  /** Its number there. */
+  readonly inode: number;
 }
 
 /** Bytes of a disk as they stand in a file of the host. */

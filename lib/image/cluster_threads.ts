@@ -8,6 +8,7 @@ import type { DecompressJob, Decompressor } from "../disk.ts";
 import { Qcow2Error } from "../errors.ts";
 import { compressClusters, type CompressJob, decompressClusters, MAX_JOB_LENGTH } from "./cluster_jobs.ts";
 import type { Answer, Question } from "./cluster_worker.ts";
+import { mayLoad } from "./worker_module.ts";
 
 /** More threads than this would wait for the one that reads and writes. */
 const MAX_THREADS = 16;
@@ -163,10 +164,4 @@ export class ClusterThreads implements Decompressor, Disposable {
     for (const { reject } of thread.jobs.values()) reject(this.#failure);
     thread.jobs.clear();
   }
-}
-
-/** Whether a thread could load a module. Without the permission to read it, the runtime would complain on its own. */
-function mayLoad(module: URL): boolean {
-  if (module.protocol !== "file:") return true;
-  return Deno.permissions.querySync({ name: "read", path: module }).state === "granted";
 }

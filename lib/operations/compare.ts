@@ -4,13 +4,17 @@
  * @module
  */
 
-import type { Disk } from "../disk.ts";
-import { MIN_AHEAD_LENGTH, readDiskAhead } from "../image/read_ahead.ts";
+import type { Disk, HostBytes } from "../disk.ts";
 import type { Progress } from "../metadata/steps.ts";
 import { type BlockStatus, blockStatus } from "./block_status.ts";
-import { diskError, onDisk } from "./disk_error.ts";
+import { PART_LENGTH } from "./comparison_jobs.ts";
+import { ComparisonThread } from "./comparison_thread.ts";
+import { onDisk } from "./disk_error.ts";
 import { CHUNK_SIZE, differences } from "./sector_comparison.ts";
 import { TimeSlice } from "./time_slice.ts";
+
+/** As many are known ahead, every other one of which the thread compares meanwhile. */
+const MAX_BEGUN_PIECES = 4;
 
 /** How {@linkcode compare} compares. */
 export interface CompareOptions {
@@ -75,25 +79,21 @@ export async function compare(first: Disk, second: Disk, options: CompareOptions
   if (strict && sizesDiffer) return { identical: false, sizesDiffer, difference: "size" };
   const total = Math.max(first.size, second.size);
   const sides = [new Side(first, "first disk"), new Side(second, "second disk")] as const;
+  using thread = new ComparisonThread();
   const pieces = piecesOf(sides, total);
-  let next = upcoming(pieces, sides[0]);
-  try {
-    for (;;) {
-      const { piece, reading, fault } = next;
-      if (fault !== undefined) throw fault.error;
-      if (piece === undefined) return { identical: true, sizesDiffer };
-      const { offset, length, isSameStatus } = piece;
-      if (strict && !isSameStatus) return { identical: false, sizesDiffer, difference: "allocation", offset };
-      // While this one is looked at, the next one is read.
-      next = upcoming(pieces, sides[0]);
-      const different = await firstDifference(sides, piece, reading);
-      if (different !== undefined) return { identical: false, sizesDiffer, difference: "content", offset: different };
-      onProgress?.({ done: offset + length, total });
-      if (slice.isOver()) await slice.next();
-    }
-  } finally {
-    // The disk is at rest before anybody goes on.
-    await next.reading?.catch(() => {});
+  const begun: BegunPiece[] = [];
+  for (;;) {
+    while (begun.length < MAX_BEGUN_PIECES && begun.at(-1)?.isLast !== true) begun.push(begin(pieces, sides, thread));
+    const { piece, job, fault } = begun.shift() ?? {};
+    if (fault !== undefined) throw fault.error;
+    if (piece === undefined) return { identical: true, sizesDiffer };
+    const { offset, length, isSameStatus } = piece;
+    if (strict && !isSameStatus) return { identical: false, sizesDiffer, difference: "allocation", offset };
+    const areSame = job !== undefined && thread.areSame(job);
+    const different = areSame ? undefined : firstDifference(sides, piece);
+    if (different !== undefined) return { identical: false, sizesDiffer, difference: "content", offset: different };
+    onProgress?.({ done: offset + length, total });
+    if (slice.isOver()) await slice.next();
   }
 }
 
@@ -105,69 +105,63 @@ interface Piece {
   readonly areZero: readonly [boolean, boolean];
   /** Whether both say the same of it. */
   readonly isSameStatus: boolean;
-  /** Which buffers it is read into. */
-  readonly turn: 0 | 1;
 }
 
-/** The piece that comes next, or none at the end. */
-interface Upcoming {
+/** A piece, or the end. */
+interface BegunPiece {
   readonly piece?: Piece;
-  /** Settled when the first disk is read, where that has begun. */
-  readonly reading?: Promise<void>;
+  /** What the thread is asked, where it compares it. */
+  readonly job?: number | undefined;
   /** What went wrong; it is told when it is its turn. */
   readonly fault?: { readonly error: unknown };
+  /** Whether nothing comes after it. */
+  readonly isLast: boolean;
 }
 
 /** The pieces of both disks, in order. Those that must be read are at most a chunk long. */
 function* piecesOf([first, second]: readonly [Side, Side], total: number): Generator<Piece, void, undefined> {
-  let turn: Piece["turn"] = 0;
   for (let offset = 0; offset < total;) {
     const one = first.statusAt(offset);
     const other = second.statusAt(offset);
     const whole = Math.min(endOf(one), endOf(other)) - offset;
     const length = one.zero && other.zero ? whole : Math.min(whole, CHUNK_SIZE);
-    yield { offset, length, areZero: [one.zero, other.zero], isSameStatus: isSameStatus(one, other), turn };
+    yield { offset, length, areZero: [one.zero, other.zero], isSameStatus: isSameStatus(one, other) };
     offset += length;
-    turn = turn === 0 ? 1 : 0;
   }
 }
 
-/** Goes on to the next piece, and begins to read it from the first disk where both must be read. */
-function upcoming(pieces: Iterator<Piece, void, undefined>, first: Side): Upcoming {
+/** Goes on to the next piece. The thread gets every other one of those that it can compare. */
+function begin(
+  pieces: Iterator<Piece, void, undefined>,
+  [first, second]: readonly [Side, Side],
+  thread: ComparisonThread,
+): BegunPiece {
   try {
     const step = pieces.next();
-    if (step.done === true) return {};
+    if (step.done === true) return { isLast: true };
     const piece = step.value;
-    if (piece.areZero.includes(true) || piece.length < MIN_AHEAD_LENGTH) return { piece };
-    const reading = first.readAhead(piece);
-    // Nobody waits for it yet.
-    reading.catch(() => {});
-    return { piece, reading };
+    if (piece.areZero.includes(true) || piece.offset / CHUNK_SIZE % 2 < 1) return { piece, isLast: false };
+    const [one, other] = [first.hostBytes(piece), second.hostBytes(piece)];
+    const job = one === undefined || other === undefined ? undefined : thread.begin(one, other);
+    return { piece, job, isLast: false };
   } catch (error) {
-    return { fault: { error } };
+    return { fault: { error }, isLast: true };
   }
 }
 
 /** Where the first of the bytes stands that differ, or nothing where all of them are the same. */
-async function firstDifference(
-  [first, second]: readonly [Side, Side],
-  piece: Piece,
-  reading: Promise<void> | undefined,
-): Promise<number | undefined> {
+function firstDifference([first, second]: readonly [Side, Side], piece: Piece): number | undefined {
   const [firstIsZero, secondIsZero] = piece.areZero;
   if (firstIsZero && secondIsZero) return undefined;
-  try {
-    if (!firstIsZero && reading === undefined) first.read(piece);
-    if (!secondIsZero) second.read(piece);
-  } finally {
-    // The error of the first disk comes first.
-    await reading;
+  for (let done = 0; done < piece.length; done += PART_LENGTH) {
+    const offset = piece.offset + done;
+    const length = Math.min(PART_LENGTH, piece.length - done);
+    const one = firstIsZero ? undefined : first.read(offset, length);
+    const other = secondIsZero ? undefined : second.read(offset, length);
+    const known = one ?? other;
+    if (known === undefined) return undefined;
+    for (const { start } of differences(known, known === one ? other : undefined)) return offset + start;
   }
-  const one = firstIsZero ? undefined : first.bytes(piece);
-  const other = secondIsZero ? undefined : second.bytes(piece);
-  const known = one ?? other;
-  if (known === undefined) return undefined;
-  for (const { start } of differences(known, known === one ? other : undefined)) return piece.offset + start;
   return undefined;
 }
 
@@ -186,7 +180,7 @@ class Side {
   readonly #disk: Disk;
   readonly #name: string;
   readonly #pieces: Iterator<BlockStatus, void, undefined>;
-  readonly #buffers = [new Uint8Array(CHUNK_SIZE), new Uint8Array(CHUNK_SIZE)] as const;
+  readonly #buffer = new Uint8Array(PART_LENGTH);
   #current: BlockStatus;
 
   constructor(disk: Disk, name: string) {
@@ -208,24 +202,17 @@ class Side {
     return this.#current;
   }
 
-  read(piece: Piece): void {
-    const { offset } = piece;
-    onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, this.bytes(piece)));
+  /** Reads some bytes. The next ones take their place. */
+  read(offset: number, length: number): Uint8Array {
+    const bytes = this.#buffer.subarray(0, length);
+    onDisk(this.#name, "read", offset, () => this.#disk.readAt(offset, bytes));
+    return bytes;
   }
 
-  /** Reads while the caller goes on. */
-  async readAhead(piece: Piece): Promise<void> {
-    const { offset } = piece;
-    try {
-      await readDiskAhead(this.#disk, offset, this.bytes(piece));
-    } catch (error) {
-      throw diskError(this.#name, "read", offset, error);
-    }
-  }
-
-  /** What was read of a piece. The next one has another buffer. */
-  bytes({ length, turn }: Piece): Uint8Array {
-    return this.#buffers[turn].subarray(0, length);
+  /** Where all of a piece stands in a file as it is, if it does. */
+  hostBytes({ offset, length }: Piece): HostBytes | undefined {
+    const bytes = this.#disk.hostBytesAt?.(offset, length);
+    return bytes?.length === length ? bytes : undefined;
   }
 }
 

@@ -4,20 +4,8 @@
  * @module
  */
 
-/**
- * Where a file can be found again later, when the current directory may be another one.
- *
- * @param path The path as it was given.
- * @returns The path from the root, or undefined where nobody knows.
- */
-export function absolutePath(path: string): string | undefined {
-  if (path.startsWith("/") || Deno.build.os === "windows") return path;
-  try {
-    return `${Deno.cwd()}/${path}`;
-  } catch {
-    return undefined;
-  }
-}
+import type { FilePlace } from "../disk.ts";
+import { openAgain } from "./file_place.ts";
 
 /**
  * Reads on a thread of the runtime. It takes a file object of its own: one that reads in the background refuses everything else
@@ -36,21 +24,12 @@ export class BackgroundReader {
   /**
    * Opens a file again.
    *
-   * @param path Where the file was when it was opened. What stands there now may be another file, which is left alone.
-   * @param file The file.
-   * @returns A reader, or undefined where there cannot be one. No permission is asked for.
+   * @param place Where the file is.
+   * @returns A reader, or undefined where there cannot be one.
    */
-  static open(path: string, file: Deno.FsFile): BackgroundReader | undefined {
-    let again: Deno.FsFile | undefined;
-    try {
-      if (Deno.permissions.querySync({ name: "read", path }).state !== "granted") return undefined;
-      again = Deno.openSync(path);
-      if (isSameFile(again.statSync(), file.statSync())) return new BackgroundReader(again);
-    } catch {
-      // Whatever it is, it is not known to be the same file.
-    }
-    again?.close();
-    return undefined;
+  static open(place: FilePlace): BackgroundReader | undefined {
+    const file = openAgain(place);
+    return file === undefined ? undefined : new BackgroundReader(file);
   }
 
   /**
@@ -89,9 +68,4 @@ export class BackgroundReader {
   close(): void {
     this.#file.close();
   }
-}
-
-function isSameFile(one: Deno.FileInfo, other: Deno.FileInfo): boolean {
-  // Where files have no numbers, nothing can be said.
-  return one.ino !== null && one.ino !== 0 && one.ino === other.ino && one.dev === other.dev;
 }

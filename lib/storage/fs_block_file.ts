@@ -4,12 +4,13 @@
  * @module
  */
 
-import type { HostFile } from "../disk.ts";
+import type { FilePlace, HostFile } from "../disk.ts";
 import { fromHostError, hex, Qcow2Error } from "../errors.ts";
 import { checkBytes, closedError, readOnlyError } from "./_checks.ts";
 import { tryLockFile, unlockFile } from "./_host_lock.ts";
-import { absolutePath, BackgroundReader } from "./_background_reader.ts";
+import { BackgroundReader } from "./_background_reader.ts";
 import type { BlockFile, DataExtent } from "./block_file.ts";
+import { absolutePath, placeOf } from "./file_place.ts";
 import { NativeFile } from "./native/native_file.ts";
 
 /** How {@linkcode FsBlockFile.open} opens a file. */
@@ -94,6 +95,8 @@ export class FsBlockFile implements BlockFile {
   /** Opened at the first need; null where that failed. */
   #native: NativeFile | null | undefined;
   #backgroundReader: BackgroundReader | null | undefined;
+  /** Found out at the first need; null where there is none. */
+  #place: FilePlace | null | undefined;
   #lock: "none" | "shared" | "exclusive" = "none";
 
   private constructor(file: Deno.FsFile, name: string, writable: boolean, path: string | undefined) {
@@ -237,6 +240,15 @@ export class FsBlockFile implements BlockFile {
     return this.#size;
   }
 
+  /** Where the file can be opened once more for reading; undefined where nobody knows, or it may not be read there. */
+  get place(): FilePlace | undefined {
+    if (this.#place === undefined) {
+      const file = this.#openFile();
+      this.#place = (this.#path === undefined ? undefined : placeOf(this.#path, file)) ?? null;
+    }
+    return this.#place ?? undefined;
+  }
+
   /** How much room the file takes on the host, in bytes, where the host can tell. */
   get allocatedSize(): number | undefined {
     const { blocks } = this.#openFile().statSync();
@@ -314,7 +326,8 @@ export class FsBlockFile implements BlockFile {
     const file = this.#openFile();
     checkBytes("Offset", offset);
     if (this.#backgroundReader === undefined) {
-      this.#backgroundReader = (this.#path === undefined ? undefined : BackgroundReader.open(this.#path, file)) ?? null;
+      const { place } = this;
+      this.#backgroundReader = (place === undefined ? undefined : BackgroundReader.open(place)) ?? null;
     }
     if (this.#backgroundReader === null) return this.readAt(offset, into);
     try {
