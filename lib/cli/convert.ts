@@ -235,19 +235,23 @@ function copyBitmaps(context: Context, { bitmaps }: ConvertRequest, { images: [i
     if (inconsistent) report(context, `warning: Skipping inconsistent bitmap '${name}'`);
     else if (known.has(name)) throw new CliError(`Failed to create bitmap ${name}: Bitmap already exists: ${name}`);
   }
+  const empty: string[] = [];
   for (const { name, granularity, auto, inconsistent } of image.bitmaps) {
     if (inconsistent) continue;
     withPrefix(`Failed to create bitmap ${name}: `, () => {
       explaining(() => target.addBitmap(name, { granularity, disabled: !auto }));
     });
-    withPrefix(`Failed to populate bitmap ${name}: `, () => {
-      try {
+    empty.push(name);
+  }
+  try {
+    for (const name of empty.toReversed()) {
+      withPrefix(`Failed to populate bitmap ${name}: `, () => {
         explaining(() => target.mergeBitmap(name, name, { from: image }));
-      } catch (error) {
-        target.removeBitmap(name);
-        throw error;
-      }
-    });
+      });
+      empty.pop();
+    }
+  } finally {
+    for (const name of empty) target.removeBitmap(name);
   }
 }
 

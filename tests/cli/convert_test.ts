@@ -474,6 +474,11 @@ qemuTest("convert --bitmaps copies bitmaps with what they mark", async () => {
   const prepare = () => qemuImg("create", "-q", "-f", "qcow2", target, "4M");
   await assertSame(["convert", "--bitmaps", "-n", "-O", "qcow2", source, target], { prepare, outcome });
   assertEquals(qemuImg("check", target).code, 0);
+  // Of several that cannot be copied, the same one is told.
+  await assertSame(["convert", "--bitmaps", "-n", "-O", "qcow2", source, target], {
+    prepare: () => qemuImg("create", "-q", "-f", "qcow2", target, "5M"),
+    outcome: () => JSON.parse(qemuImg("info", "--output=json", target).stdout)["format-specific"].data.bitmaps,
+  });
 });
 
 qemuTest("convert --bitmaps refuses what qemu-img refuses", async () => {
