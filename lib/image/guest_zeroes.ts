@@ -6,6 +6,7 @@
 
 import type { Disk, WriteZeroesOptions } from "../disk.ts";
 import { alignDown, alignUp } from "../format/geometry.ts";
+import { isAllZero } from "../format/zeroes.ts";
 import type { ImageMetadata } from "../metadata/image_metadata.ts";
 import { ClusterKind, isUnallocated, MappedRun } from "../metadata/mapping.ts";
 import type { GuestIo } from "./guest_io.ts";
@@ -91,7 +92,8 @@ export class GuestZeroes {
   clearBehindEnd(offset: number, end: number): void {
     const { header, geometry, mapping } = this.#metadata;
     const firstWhole = alignUp(offset, geometry.clusterSize);
-    this.#zeroPart(offset, Math.min(end, firstWhole));
+    const partEnd = Math.min(end, firstWhole);
+    if (offset < partEnd && !this.#isCompressedZero(offset, partEnd)) this.#zeroPart(offset, partEnd);
     const hidesBacking = header.version >= 3 && this.#backing !== undefined;
     this.#eachClusterRun(firstWhole, alignUp(end, geometry.clusterSize), (kind, position, runLength) => {
       if (kind === ClusterKind.zero) return;
@@ -156,6 +158,16 @@ export class GuestZeroes {
       }
       position += length;
     }
+  }
+
+  /** Whether a part of a cluster is zeroes within a compressed cluster, which then need not be written anew. */
+  #isCompressedZero(offset: number, end: number): boolean {
+    const run = new MappedRun();
+    this.#metadata.mapping.find(offset, end - offset, run);
+    if (run.kind !== ClusterKind.compressed) return false;
+    const bytes = new Uint8Array(end - offset);
+    this.#io.read(offset, bytes);
+    return isAllZero(bytes);
   }
 
   /** Makes a part of a cluster read as zeroes, which may lie behind the end of the disk: whole subclusters by their states. */

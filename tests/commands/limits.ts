@@ -86,6 +86,13 @@ const LIMITS: readonly Limit[] = [
     },
   },
   {
+    reason: "QEMU changes the width of refcounts, which may fail, before it looks at the backing file",
+    concerns: ([command, ...rest]) => {
+      const list = rest.find((word) => word.includes("refcount_bits=")) ?? "";
+      return command === "amend" && list.includes("backing_f");
+    },
+  },
+  {
     reason: "QEMU looks at every refcount in turn for each of a new table, which takes minutes where a block has many",
     concerns: ([command, ...rest], world) => {
       const isSlow = rest.some((word) => (world.find(word)?.clusterSize ?? 0) > 64 * KIB);

@@ -280,6 +280,17 @@ for (const [what, fill] of Object.entries(CUT_CLUSTERS)) {
   });
 }
 
+Deno.test("resize() leaves a compressed cluster alone that holds zeroes behind the end", () => {
+  for (const extendedL2 of [false, true]) {
+    using disk = Qcow2File.create(new MemoryBlockFile(), { size: 1024, clusterSize: 16 * KIB, extendedL2 });
+    disk.writeCompressedAt(0, filled(1024, 1));
+    disk.resize(200 * KIB);
+    const [first] = disk.extents();
+    assertEquals([first?.kind, first?.length], ["compressed", 16 * KIB]);
+    assertEquals(readBytes(disk, 0, 200 * KIB), new Uint8Array(200 * KIB).fill(1, 0, 1024));
+  }
+});
+
 /** An image in memory with a data file in memory, on a host that knows of no holes. */
 function withDataFile(options: Partial<CreateOptions>, data: MemoryBlockFile): Qcow2File {
   const file = new RecordingFile(data);
