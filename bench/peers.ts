@@ -6,7 +6,7 @@
  */
 
 import { chart, json, type Measurement, table } from "./_peer_report.ts";
-import { type Contender, CONTENDERS, Fixtures, type Scale, SCALES, worksFor } from "./_peer_works.ts";
+import { type Contender, CONTENDERS, Fixtures, type PeerWork, type Scale, SCALES, worksFor } from "./_peer_works.ts";
 
 const HELP = `Measures this project beside qemu-img and the plain limit.
 
@@ -75,16 +75,17 @@ async function denoRun(path: string): Promise<string[]> {
   return [Deno.execPath(), "run", "-A", "--no-check", ...flags, root + path];
 }
 
-/** Runs each contender of a work in turn, a first time without counting it. */
-function measure(
-  contenders: Readonly<Partial<Record<Contender, () => number>>>,
-  runs: number,
-): Partial<Record<Contender, number[]>> {
+/**
+ * Runs each contender of a work in turn, a first time without counting it. Whole processes begin when the host has written what those
+ * before have left to it, so that none pays for another.
+ */
+function measure({ what, contenders }: PeerWork, runs: number): Partial<Record<Contender, number[]>> {
   const seconds: Partial<Record<Contender, number[]>> = {};
   for (let run = 0; run <= runs; run++) {
     for (const name of CONTENDERS) {
       const contender = contenders[name];
       if (contender === undefined) continue;
+      if (what === "process") new Deno.Command("sync").outputSync();
       const time = contender();
       if (run > 0) (seconds[name] ??= []).push(time);
     }
@@ -107,9 +108,10 @@ async function main(args: readonly string[]): Promise<number> {
     const works = worksFor({ fixtures, ...options }).filter(({ name }) => name.includes(options.only));
     const measurements: Measurement[] = [];
     let failed = false;
-    for (const { name, what, targets, contenders } of works) {
+    for (const work of works) {
+      const { name, what, targets } = work;
       try {
-        const measurement = { name, what, targets, seconds: measure(contenders, options.runs) };
+        const measurement = { name, what, targets, seconds: measure(work, options.runs) };
         measurements.push(measurement);
         console.error(table([measurement], options.scale.isJudged).split("\n").at(-1));
       } catch (error) {
