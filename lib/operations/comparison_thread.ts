@@ -6,7 +6,7 @@
 
 import type { HostBytes } from "../disk.ts";
 import { mayLoad } from "../image/worker_module.ts";
-import { type Greeting, type PlacedBytes, type Question, READY, STATE } from "./comparison_jobs.ts";
+import { type Greeting, PART_LENGTH, type PlacedBytes, type Question, READY, STATE } from "./comparison_jobs.ts";
 
 /** Less is compared sooner than a thread has started, in bytes. */
 const LENGTH_BEFORE_THREAD = 16 * 1024 * 1024;
@@ -39,7 +39,7 @@ export class ComparisonThread implements Disposable {
   }
 
   /**
-   * Begins to compare bytes of two files. There are no more than {@linkcode MAX_JOBS} jobs at once.
+   * Begins to compare bytes of two files, where they are enough for a message to be worth it. There are no more than {@linkcode MAX_JOBS} jobs at once.
    *
    * @param first Bytes of one file.
    * @param second As many bytes of the other.
@@ -48,7 +48,7 @@ export class ComparisonThread implements Disposable {
   begin(first: HostBytes, second: HostBytes): number | undefined {
     const { length } = first;
     this.#offered += length;
-    if (this.#offered <= LENGTH_BEFORE_THREAD) return undefined;
+    if (this.#offered <= LENGTH_BEFORE_THREAD || length < PART_LENGTH) return undefined;
     if (this.#worker === undefined) this.#worker = this.#start();
     if (this.#worker === null || Atomics.load(this.#state, READY) === STATE.none) return undefined;
     const [one, other] = [placed(first), placed(second)];
