@@ -30,12 +30,13 @@ export class GuestIo extends GuestReader {
     const { mapping } = this.metadata;
     for (let done = 0; done < data.length;) {
       mapping.find(offset + done, data.length - done, run);
+      // Another view of the same bytes costs as much as the search for the cluster.
+      const part = run.length === data.length ? data : data.subarray(done, done + run.length);
       if (run.kind === ClusterKind.data && run.copied) {
-        const part = run.length === data.length ? data : data.subarray(done, done + run.length);
         this.#writeHost(run.hostOffset, part);
         done += run.length;
       } else {
-        done += this.#writeFresh(offset + done, data.subarray(done, done + run.length));
+        done += this.#writeFresh(offset + done, part);
       }
     }
   }
@@ -186,7 +187,8 @@ export class GuestIo extends GuestReader {
       const source = this.hasContent(kind, first) ? first : undefined;
       // A data file ends with the disk, also where that is in the middle of a cluster; a disk that grows is written behind its end.
       const filled = hasDataFile ? Math.min(target.length, Math.max(diskSize - first, head + written)) : target.length;
-      this.#fill({ offset: target.offset, length: filled }, source, head, data.subarray(0, written));
+      const part = written === data.length ? data : data.subarray(0, written);
+      this.#fill({ offset: target.offset, length: filled }, source, head, part);
       if (fresh !== undefined && hasHostCluster(kind)) this.#copyOthers(first, target);
     } catch (error) {
       if (fresh !== undefined && guestFile.failure === undefined) allocator.release(fresh);
