@@ -212,7 +212,7 @@ function checkBitmaps({ bitmaps, skipBrokenBitmaps }: ConvertRequest, { images }
   const [image, ...others] = images;
   if (!bitmaps) return;
   if (others.length > 0) throw new CliError("Copying bitmaps only possible with single source");
-  if (!(image instanceof Qcow2File)) throw new CliError("Source lacks bitmap support");
+  if (!canHaveBitmaps(image)) throw new CliError("Source lacks bitmap support");
   const broken = image.bitmaps.findLast(({ inconsistent }) => inconsistent);
   if (broken === undefined || skipBrokenBitmaps) return;
   throw new CliError(`Cannot copy inconsistent bitmap '${broken.name}'`, 1, {
@@ -222,9 +222,13 @@ function checkBitmaps({ bitmaps, skipBrokenBitmaps }: ConvertRequest, { images }
 
 /** Finds out whether the target can hold bitmaps. */
 function checkBitmapTarget({ bitmaps }: ConvertRequest, target: Disk): void {
-  if (!bitmaps || (target instanceof Qcow2File && target.header.version === 3)) return;
+  if (!bitmaps || canHaveBitmaps(target)) return;
   const format = target instanceof Qcow2File ? "qcow2" : "raw";
   throw new CliError(`Format driver '${format}' does not support bitmaps`);
+}
+
+function canHaveBitmaps(disk: Disk | undefined): disk is Qcow2File {
+  return disk instanceof Qcow2File && disk.header.version === 3;
 }
 
 function copyBitmaps(context: Context, { bitmaps }: ConvertRequest, { images: [image] }: Sources, target: Disk): void {

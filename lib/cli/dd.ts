@@ -62,8 +62,11 @@ export async function dd(context: Context, args: readonly string[]): Promise<num
   using interruption = new Interruption();
   try {
     const size = start < end ? end - start : 0n;
-    if (start > end) report(context, `${name}: cannot skip to specified offset`);
-    await copy({ source, start: Number(start), size, format, target, sourcePaths: paths }, interruption.signal);
+    const onCreated = () => {
+      if (start > end) report(context, `${name}: cannot skip to specified offset`);
+    };
+    const request = { source, start: Number(start), size, format, target, sourcePaths: paths, onCreated };
+    await copy(request, interruption.signal);
   } catch (error) {
     if (interruption.exitCode !== undefined) return interruption.exitCode;
     throw explain(error);
@@ -115,10 +118,12 @@ interface CopyRequest {
   readonly target: string;
   /** Paths of the files that are read. */
   readonly sourcePaths: readonly string[];
+  /** Called when there is a target. */
+  readonly onCreated: () => void;
 }
 
 async function copy(request: CopyRequest, signal: AbortSignal): Promise<void> {
-  const { source, start, size, format, target, sourcePaths } = request;
+  const { source, start, size, format, target, sourcePaths, onCreated } = request;
   const path = pathOfImage(target);
   const prefix = `${target}: error while creating output image: `;
   using place = withPrefix(prefix, () => ConversionTarget.prepare(path, sourcePaths));
@@ -127,6 +132,7 @@ async function copy(request: CopyRequest, signal: AbortSignal): Promise<void> {
     const image = { path: place.path, shownPath: path, createNew: place.createNew, format, size, dataFile };
     return createImage({ ...image, options: new ImageOptions(format) }, () => place.markCreated());
   });
+  onCreated();
   const slice = new TimeSlice(signal);
   const buffer = new Uint8Array(Math.min(CHUNK_SIZE, Number(size)));
   for (let done = 0; done < size;) {

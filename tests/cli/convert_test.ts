@@ -484,8 +484,10 @@ qemuTest("convert --bitmaps copies bitmaps with what they mark", async () => {
 qemuTest("convert --bitmaps refuses what qemu-img refuses", async () => {
   using folder = new Folder();
   const [source, raw, target] = [folder.path("source"), folder.path("raw"), folder.path("target")];
+  const old = folder.path("old");
   makeMarked(source);
   makeFile(raw, 1 << 20);
+  qemuImg("create", "-q", "-f", "qcow2", "-o", "compat=0.10", old, "1M");
   for (
     const args of [
       ["--bitmaps", source, target],
@@ -493,6 +495,7 @@ qemuTest("convert --bitmaps refuses what qemu-img refuses", async () => {
       ["--bitmaps", "-f", "raw", raw, target],
       ["--bitmaps", "-f", "raw", raw, raw, target],
       ["--skip-broken-bitmaps", source, target],
+      ["--bitmaps", "-O", "raw", old, target],
     ]
   ) {
     await assertSame(["convert", ...args]);

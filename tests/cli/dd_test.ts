@@ -86,6 +86,16 @@ qemuTest("dd refuses what qemu-img refuses", async () => {
   }
 });
 
+qemuTest("dd tells that there is nothing to copy when there is a target, and not before", async () => {
+  using folder = new Folder();
+  const [image, below] = [folder.path("image"), folder.path("below")];
+  qemuImg("create", "-q", "-f", "qcow2", below, "1M");
+  qemuImg("create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", image, "512");
+  for (const target of [below, folder.path("other")]) {
+    await assertSame(["dd", "-f", "qcow2", "-O", "raw", `if=${image}`, `of=${target}`, "bs=512", "skip=7"]);
+  }
+});
+
 Deno.test("dd does not write over its source", async () => {
   using folder = new Folder();
   const source = folder.path("disk.raw");

@@ -186,6 +186,13 @@ const LIMITS: readonly Limit[] = [
     },
   },
   {
+    reason: "QEMU tells how far it is in more pieces where there are subclusters",
+    concerns: ([command, ...rest], world) => {
+      const hasSubclusters = rest.some((word) => world.chainOf(word).some(({ extendedL2 }) => extendedL2));
+      return command === "compare" && rest.includes("-p") && hasSubclusters;
+    },
+  },
+  {
     reason: "QEMU looks for holes in a data file, also where everything in it was written",
     concerns: ([command, ...rest], world) => {
       return command === "compare" && rest.includes("-s") &&
@@ -236,7 +243,19 @@ export type Allocation = "anew" | "as before" | "uncertain";
  * @returns What to expect of the files that it changes.
  */
 export function allocationAfter(args: readonly string[], world: World): Allocation {
+  // Where the host has holes in what was reserved, and whether QEMU looks for them, depends on the host.
+  if (args.some((word) => /preallocation=(metadata|falloc|full)/.test(word) && word.includes("data_file="))) {
+    return "uncertain";
+  }
   if (args[0] === "create") return "anew";
+  // A part of a cluster becomes zero with all of it where the backing file is known to hold zeroes around it, be they holes.
+  const image = world.find(args.at(-1) ?? "");
+  if (image?.backing !== undefined && args.some((word) => word.startsWith("write -z"))) return "uncertain";
+  // QEMU looks for zeroes in each piece of the source by itself, however short it is.
+  const isSmall = (name: string) =>
+    world.chainOf(name).some(({ version, clusterSize }) => version > 0 && clusterSize < 4 * KIB);
+  const hasSmallTarget = args.some((word) => /cluster_size=(512|1k|2k)/.test(word));
+  if (args[0] === "convert" && hasSmallTarget && args.some(isSmall)) return "uncertain";
   if (args[0] === "commit") return "uncertain";
   // QEMU marks zeroes in a target that exists where it has nothing yet; here that stays as it is.
   if (args[0] === "convert" && args.includes("-n")) return "uncertain";
