@@ -93,7 +93,7 @@ export class GuestZeroes {
     const { header, geometry, mapping } = this.#metadata;
     const firstWhole = alignUp(offset, geometry.clusterSize);
     const partEnd = Math.min(end, firstWhole);
-    if (offset < partEnd && !this.#isCompressedZero(offset, partEnd)) this.#zeroPart(offset, partEnd);
+    if (!this.#holdsZeroes(offset, partEnd)) this.#zeroPart(offset, partEnd);
     const hidesBacking = header.version >= 3 && this.#backing !== undefined;
     this.#eachClusterRun(firstWhole, alignUp(end, geometry.clusterSize), (kind, position, runLength) => {
       if (kind === ClusterKind.zero) return;
@@ -160,14 +160,18 @@ export class GuestZeroes {
     }
   }
 
-  /** Whether a part of a cluster is zeroes within a compressed cluster, which then need not be written anew. */
-  #isCompressedZero(offset: number, end: number): boolean {
+  /** Whether a part of a cluster holds zeroes, whatever stands beneath, so that it need not be written. */
+  #holdsZeroes(offset: number, end: number): boolean {
     const run = new MappedRun();
-    this.#metadata.mapping.find(offset, end - offset, run);
-    if (run.kind !== ClusterKind.compressed) return false;
-    const bytes = new Uint8Array(end - offset);
-    this.#io.read(offset, bytes);
-    return isAllZero(bytes);
+    for (let position = offset; position < end; position += run.length) {
+      this.#metadata.mapping.find(position, end - position, run);
+      if (isUnallocated(run.kind) && this.#backing !== undefined) return false;
+      if (!this.#io.hasContent(run.kind, position)) continue;
+      const bytes = new Uint8Array(run.length);
+      this.#io.read(position, bytes);
+      if (!isAllZero(bytes)) return false;
+    }
+    return true;
   }
 
   /** Makes a part of a cluster read as zeroes, which may lie behind the end of the disk: whole subclusters by their states. */

@@ -280,14 +280,17 @@ for (const [what, fill] of Object.entries(CUT_CLUSTERS)) {
   });
 }
 
-Deno.test("resize() leaves a compressed cluster alone that holds zeroes behind the end", () => {
+Deno.test("resize() leaves a cluster alone that holds zeroes behind the end", () => {
   for (const extendedL2 of [false, true]) {
-    using disk = Qcow2File.create(new MemoryBlockFile(), { size: 1024, clusterSize: 16 * KIB, extendedL2 });
-    disk.writeCompressedAt(0, filled(1024, 1));
-    disk.resize(200 * KIB);
-    const [first] = disk.extents();
-    assertEquals([first?.kind, first?.length], ["compressed", 16 * KIB]);
-    assertEquals(readBytes(disk, 0, 200 * KIB), new Uint8Array(200 * KIB).fill(1, 0, 1024));
+    for (const kind of ["compressed", "data"]) {
+      using disk = Qcow2File.create(new MemoryBlockFile(), { size: 1024, clusterSize: 16 * KIB, extendedL2 });
+      disk.writeCompressedAt(0, filled(1024, 1));
+      if (kind === "data") disk.writeAt(0, filled(512, 1));
+      disk.resize(200 * KIB);
+      const [first] = disk.extents();
+      assertEquals([first?.kind, first?.length], [kind, 16 * KIB]);
+      assertEquals(readBytes(disk, 0, 200 * KIB), new Uint8Array(200 * KIB).fill(1, 0, 1024));
+    }
   }
 });
 
