@@ -129,7 +129,9 @@ export function withBackingFile(
     });
   }
   if ((header.autoclearFeatures & AUTOCLEAR.rawDataFile) !== 0n) {
-    throw new Qcow2Error("invalid-argument", "Backing file and raw data file cannot be used at the same time");
+    throw new Qcow2Error("invalid-argument", "Backing file and raw data file cannot be used at the same time", {
+      expected: "no raw data file",
+    });
   }
   const data = new TextEncoder().encode(format);
   const changed = { backingFile: name, extensions: [{ type: EXTENSION.backingFormat, data }, ...others] };

@@ -144,6 +144,17 @@ qemuTest("rebase refuses what qemu-img refuses, and leaves the image as it was",
   });
 });
 
+qemuTest("rebase gives no backing file to a disk in a raw data file, as qemu-img", async () => {
+  using folder = new Folder();
+  const [image, below] = [folder.path("disk.qcow2"), folder.path("below.qcow2")];
+  const data = `data_file=${folder.path("data")},data_file_raw=on`;
+  qemuImg("create", "-q", "-f", "qcow2", "-o", data, image, "1M");
+  qemuImg("create", "-q", "-f", "qcow2", below, "1M");
+  for (const options of [[], ["-u"]]) {
+    await assertSame(["rebase", ...options, "-b", below, "-F", "qcow2", image], { outcome: () => stateOf(image) });
+  }
+});
+
 qemuTest("rebase wants the format before it copies anything", async () => {
   using folder = new Folder();
   makeChain(folder);

@@ -180,9 +180,17 @@ const LIMITS: readonly Limit[] = [
   {
     reason:
       "QEMU reserves room in front of the end of a file that snapshots have made longer, and takes that for shrinking",
+    concerns: (args, world) => reservesRoom(args) && args.some((word) => (world.find(word)?.snapshots.length ?? 0) > 0),
+  },
+  {
+    reason: "QEMU shows bitmaps that stood at the end of the file in clusters that it reserves",
+    concerns: (args, world) => reservesRoom(args) && args.some((word) => (world.find(word)?.bitmaps.length ?? 0) > 0),
+  },
+  {
+    reason: "QEMU decompresses a cluster for each block that it copies, which takes minutes where they are large",
     concerns: ([command, ...rest], world) => {
-      const reserves = rest.some((word) => /^--preallocation=(falloc|full)/.test(word));
-      return command === "resize" && reserves && rest.some((word) => (world.find(word)?.snapshots.length ?? 0) > 0);
+      const source = rest.findLast((word) => word.startsWith("if="))?.slice("if=".length) ?? "";
+      return command === "dd" && world.chainOf(source).some(({ clusterSize }) => clusterSize > 256 * KIB);
     },
   },
   {
@@ -319,6 +327,10 @@ function readsQcow2AsRaw(args: readonly string[], world: World): boolean {
 
 function isRepair([command, ...rest]: readonly string[]): boolean {
   return command === "check" && rest.some((word) => /^(-\w*r|--r)/.test(word));
+}
+
+function reservesRoom([command, ...rest]: readonly string[]): boolean {
+  return command === "resize" && rest.some((word) => /^--preallocation=(falloc|full)/.test(word));
 }
 
 function isResize(args: readonly string[]): boolean {
