@@ -65,6 +65,10 @@ const LIMITS: readonly Limit[] = [
     },
   },
   {
+    reason: "QEMU shows again what a disk held behind its end, as far as its last cluster goes, when it grows",
+    concerns: (args, world) => isResize(args) && args.some((word) => world.find(word)?.wasLonger === true),
+  },
+  {
     reason: "QEMU cannot always make an image of version 2 longer where its backing file reaches behind its end",
     concerns: (args, world) => {
       const [image, backing] = world.chainOf(args.find((word) => world.find(word) !== undefined) ?? "");
@@ -269,6 +273,8 @@ export function allocationAfter(args: readonly string[], world: World): Allocati
   if (args[0] === "convert" && args.includes("-n")) return "uncertain";
   // QEMU marks zeroes that it finds in data, where here only what a backing file would show is marked.
   if (args[0] === "convert" && reachesBehindBacking(args, world)) return "uncertain";
+  // QEMU writes the zeroes of each piece of the source by itself, and bytes where one ends amid a cluster of the target.
+  if (args[0] === "convert" && args.includes("-B") && args.some(isSmall)) return "uncertain";
   // QEMU marks zeroes up to the new end, where here only what a longer backing file would show is marked.
   if (isResize(args) && args.some((word) => world.find(word)?.backing !== undefined)) return "uncertain";
   // Zeroes that a downgrade writes may be holes of the host or not.

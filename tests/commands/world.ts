@@ -24,6 +24,8 @@ export interface ImageState {
   readonly snapshots: readonly string[];
   /** Whether the disk has got another size since the first of them was made. */
   readonly wasResized: boolean;
+  /** Whether the disk was longer before. */
+  readonly wasLonger: boolean;
   /** Names of its bitmaps. */
   readonly bitmaps: readonly string[];
   /** Name of its backing file. */
@@ -141,6 +143,7 @@ export class World {
       extendedL2: data["extended-l2"] ?? false,
       snapshots: (info.snapshots ?? []).flatMap((snapshot) => [snapshot.id, snapshot.name]),
       wasResized: hadSnapshots && (before.wasResized || before.size !== info["virtual-size"]),
+      wasLonger: before !== undefined && (before.wasLonger || before.size > info["virtual-size"]),
       bitmaps: (data.bitmaps ?? []).map((bitmap) => bitmap.name),
       backing: info["backing-filename"],
       dataFile: data["data-file"],
