@@ -31,6 +31,8 @@ export async function judgeChanges(twins: Twins, world: World, allocation: Alloc
   for (const name of twins.takeChanges()) {
     if (allocation !== "as before") world.setAllocation(name, allocation === "anew");
     world.setBlank(name, allocation === "anew");
+    // What was there before has nothing to do with it.
+    if (allocation === "anew") world.note(name, undefined);
     // What a data file holds is seen in its image. Its length and its holes depend on what QEMU has reserved ahead, and on what the
     // host has written of it yet.
     if (isDataFile(name)) continue;
