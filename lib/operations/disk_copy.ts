@@ -14,9 +14,10 @@ import { isZeroExtent } from "./chain.ts";
 import type { CompressibleDisk } from "./compressible_disk.ts";
 import { EarlyFlush } from "./early_flush.ts";
 import type { RateLimit } from "./rate_limit.ts";
-import { CHUNK_SIZE } from "./sector_comparison.ts";
 import type { TimeSlice } from "./time_slice.ts";
 
+/** How much is read at once, in bytes: a read on another thread costs a turn of the event loop, however long it is. */
+const CHUNK_SIZE = 4 * 1024 * 1024;
 /** How many pieces are under way at least: while one is written, the next is read. */
 const MIN_PIECES_AHEAD = 2;
 

@@ -142,7 +142,7 @@ Deno.test("convert() refuses a target that is too small and sparse sizes that ma
 Deno.test("convert() passes on what reading and writing throw", async () => {
   using source = RawFile.create(new MemoryBlockFile(), { size: 8 * MIB });
   source.writeAt(0, filled(8 * MIB, 1));
-  using full = Qcow2File.open(emptyImage({ size: 8 * MIB }, { maxSize: 2 * MIB }), { write: true });
+  using full = Qcow2File.open(emptyImage({ size: 16 * MIB }, { maxSize: 2 * MIB }), { write: true });
   await assertRejectsWith("no-space", () => convert(source, full));
   using reader = Qcow2File.open(emptyImage({ size: 8 * MIB }));
   await assertRejectsWith("read-only", () => convert(source, reader));
@@ -182,7 +182,7 @@ Deno.test("convert() tells how far it is, ends with all, and stops when it is ab
 });
 
 Deno.test("convert() reads the next piece while one is written, and comes to rest where either fails", async () => {
-  const content = new Random("read ahead").bytes(8 * MIB);
+  const content = new Random("read ahead").bytes(16 * MIB);
   let underWay = 0;
   let most = 0;
   class SlowFile extends RecordingFile {
@@ -190,17 +190,17 @@ Deno.test("convert() reads the next piece while one is written, and comes to res
       most = Math.max(most, ++underWay);
       await new Promise((resolve) => setTimeout(resolve, 1));
       underWay--;
-      if (offset >= 6 * MIB) throw new Qcow2Error("io", "broken");
+      if (offset >= 12 * MIB) throw new Qcow2Error("io", "broken");
       return this.readAt(offset, into);
     }
   }
   using source = RawFile.open(new SlowFile(MemoryBlockFile.from(content)));
   const target = new MemoryBlockFile();
-  using whole = RawFile.create(target, { size: 8 * MIB });
+  using whole = RawFile.create(target, { size: 16 * MIB });
   await assertRejectsWith("io", () => convert(source, whole, { targetIsZero: true }));
   assertEquals(underWay, 0);
   assert(most > 1);
-  assertEquals(target.toBytes().subarray(0, 6 * MIB), content.subarray(0, 6 * MIB));
+  assertEquals(target.toBytes().subarray(0, 12 * MIB), content.subarray(0, 12 * MIB));
   using full = Qcow2File.open(emptyImage({ size: 8 * MIB }, { maxSize: 2 * MIB }), { write: true });
   await assertRejectsWith("no-space", () => convert(source, full, { targetIsZero: true }));
   assertEquals(underWay, 0);
