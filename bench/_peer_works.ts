@@ -81,6 +81,8 @@ export interface PeerWork {
   readonly name: string;
   readonly what: "process" | "requests";
   readonly targets: Targets;
+  /** How much of the host's memory it fills with what it writes, in bytes. */
+  readonly fills?: number;
   readonly contenders: Readonly<Partial<Record<Contender, () => number>>>;
 }
 
@@ -205,10 +207,18 @@ function conversions({ fixtures, program }: WorkOptions): PeerWork[] {
   const { random, sparse } = fixtures.scale;
   const full = `${sizeText(random)} of random data`;
   const scattered = `${sizeText(sparse.size)} with ${sizeText(sparse.data)} of scattered data`;
-  const work = (name: string, from: "raw" | "qcow2", source: () => string, raw: () => string, limit?: number) =>
+  const work = (
+    name: string,
+    from: "raw" | "qcow2",
+    source: () => string,
+    raw: () => string,
+    fills: number,
+    limit?: number,
+  ) =>
     ({
       name,
       what: "process",
+      fills,
       targets: { peer: 1, ...(limit === undefined ? {} : { limit }) },
       contenders: {
         here: () => intoOutput(fixtures, [...program, "convert", "-f", from, "-O", other(from), source()]),
@@ -217,10 +227,16 @@ function conversions({ fixtures, program }: WorkOptions): PeerWork[] {
       },
     }) as const;
   return [
-    work(`convert raw to qcow2, ${full}`, "raw", () => fixtures.randomRaw, () => fixtures.randomRaw, 1.25),
-    work(`convert qcow2 to raw, ${full}`, "qcow2", () => fixtures.randomQcow2, () => fixtures.randomRaw, 1.25),
-    work(`convert raw to qcow2, ${scattered}`, "raw", () => fixtures.sparseRaw, () => fixtures.sparseRaw),
-    work(`convert qcow2 to raw, ${scattered}`, "qcow2", () => fixtures.sparseQcow2, () => fixtures.sparseRaw),
+    work(`convert raw to qcow2, ${full}`, "raw", () => fixtures.randomRaw, () => fixtures.randomRaw, random, 1.25),
+    work(`convert qcow2 to raw, ${full}`, "qcow2", () => fixtures.randomQcow2, () => fixtures.randomRaw, random, 1.25),
+    work(`convert raw to qcow2, ${scattered}`, "raw", () => fixtures.sparseRaw, () => fixtures.sparseRaw, sparse.data),
+    work(
+      `convert qcow2 to raw, ${scattered}`,
+      "qcow2",
+      () => fixtures.sparseQcow2,
+      () => fixtures.sparseRaw,
+      sparse.data,
+    ),
     {
       name: "convert an empty 1 TiB (limit: the program's help)",
       what: "process",
@@ -250,6 +266,7 @@ function compressions({ fixtures, program }: WorkOptions): PeerWork[] {
     }, {
       name: `convert from compressed with ${type}, ${files}`,
       what: "process",
+      fills: fixtures.scale.files,
       targets: { peer: 1 },
       contenders: {
         here: () => intoOutput(fixtures, [...program, ...back, fixtures.compressed(type)]),
@@ -324,12 +341,14 @@ function merges({ fixtures, program }: WorkOptions): PeerWork[] {
     {
       name: `commit, ${sizeText(middle)} of random data`,
       what: "process",
+      fills: middle,
       targets: { peer: 1 },
       contenders: { here: commit(program), peer: commit(["qemu-img"]) },
     },
     {
       name: `rebase, ${sizeText(middle)} of random data`,
       what: "process",
+      fills: middle,
       targets: { peer: 1 },
       contenders: { here: rebase(program), peer: rebase(["qemu-img"]) },
     },
@@ -370,6 +389,7 @@ function requests({ fixtures }: WorkOptions): PeerWork[] {
     return {
       name,
       what: "requests",
+      fills: work.count * work.length,
       targets,
       contenders: {
         here: () => {

@@ -201,7 +201,7 @@ Deno.test("convert() reads the next piece while one is written, and comes to res
   assertEquals(underWay, 0);
   assert(most > 1);
   assertEquals(target.toBytes().subarray(0, 12 * MIB), content.subarray(0, 12 * MIB));
-  using full = Qcow2File.open(emptyImage({ size: 8 * MIB }, { maxSize: 2 * MIB }), { write: true });
+  using full = Qcow2File.open(emptyImage({ size: 16 * MIB }, { maxSize: 2 * MIB }), { write: true });
   await assertRejectsWith("no-space", () => convert(source, full, { targetIsZero: true }));
   assertEquals(underWay, 0);
 });
