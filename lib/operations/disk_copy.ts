@@ -316,15 +316,15 @@ export class DiskCopy {
     const stretches: Stretch[] = [];
     let start = 0;
     let startIsZero: boolean | undefined;
-    for (let position = 0; position < data.length;) {
-      const next = Math.min(data.length, position + this.#unit - (offset + position) % this.#unit);
-      const isZero = isAllZero(data, position, next);
+    let next = 0;
+    for (let position = 0; position < data.length; position = next) {
+      next = Math.min(data.length, position === 0 ? this.#unit - offset % this.#unit : position + this.#unit);
+      const isZero = data[position] === 0 && isAllZero(data, position, next);
       if (startIsZero !== undefined && isZero !== startIsZero) {
         stretches.push({ start, end: position, isZero: startIsZero });
         start = position;
       }
       startIsZero = isZero;
-      position = next;
     }
     if (startIsZero !== undefined) stretches.push({ start, end: data.length, isZero: startIsZero });
     return stretches;
