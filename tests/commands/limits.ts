@@ -140,6 +140,13 @@ const LIMITS: readonly Limit[] = [
     concerns: ([command, ...rest]) => command === "convert" && rest.slice(0, -1).includes(rest.at(-1) ?? ""),
   },
   {
+    reason: "QEMU looks at the options of a target before it opens the target's backing file; here that comes first",
+    concerns: ([command, ...rest], world) => {
+      const isThere = world.find(rest[rest.indexOf("-B") + 1] ?? "") !== undefined;
+      return command === "convert" && rest.includes("-B") && rest.includes("-o") && !isThere;
+    },
+  },
+  {
     reason: "QEMU finds that a target cannot be written before it looks at its options; here options come first",
     concerns: ([command, ...rest]) => ["convert", "create"].includes(command ?? "") && rest.includes("."),
   },
@@ -325,6 +332,10 @@ function contentChangedBy(args: readonly string[], world: World): readonly strin
 
 function readsQcow2AsRaw(args: readonly string[], world: World): boolean {
   const [command = ""] = args;
+  const isRead = world.images.some(({ backing = "", backingFormat }) =>
+    backingFormat === "raw" && args.includes(backing)
+  );
+  if (isRead && ["create", "convert"].includes(command) && args.includes("qcow2")) return true;
   const isRawTarget = command === "convert" && args.includes("-n") && !args.includes("qcow2");
   if (isRawTarget && world.find(args.at(-1) ?? "")?.format === "qcow2") return true;
   const hasQcow2 = args.some((word) => world.find(word.replace(/^if=/, ""))?.format === "qcow2");

@@ -30,6 +30,8 @@ export interface ImageState {
   readonly bitmaps: readonly string[];
   /** Name of its backing file. */
   readonly backing: string | undefined;
+  /** The format that it gives for that. */
+  readonly backingFormat: string | undefined;
   /** Name of its data file. */
   readonly dataFile: string | undefined;
 }
@@ -41,6 +43,7 @@ interface Info {
   readonly "cluster-size"?: number;
   readonly snapshots?: readonly { readonly id: string; readonly name: string }[];
   readonly "backing-filename"?: string;
+  readonly "backing-filename-format"?: string;
   readonly "format-specific"?: {
     readonly data?: {
       readonly compat?: string;
@@ -146,6 +149,7 @@ export class World {
       wasLonger: before !== undefined && (before.wasLonger || before.size > info["virtual-size"]),
       bitmaps: (data.bitmaps ?? []).map((bitmap) => bitmap.name),
       backing: info["backing-filename"],
+      backingFormat: info["backing-filename-format"],
       dataFile: data["data-file"],
     });
   }
