@@ -160,12 +160,17 @@ export class GuestZeroes {
     }
   }
 
-  /** Whether a part of a cluster holds zeroes, whatever stands beneath, so that it need not be written. */
+  /**
+   * Whether a part of a cluster holds zeroes, whatever stands beneath, so that neither a compressed cluster nor the states of subclusters
+   * need to change. Into any other cluster zeroes are written: what was reserved for it then has its place on the host.
+   */
   #holdsZeroes(offset: number, end: number): boolean {
+    const { subclusterSize, clusterSize } = this.#metadata.geometry;
     const run = new MappedRun();
     for (let position = offset; position < end; position += run.length) {
       this.#metadata.mapping.find(position, end - position, run);
       if (isUnallocated(run.kind) && this.#backing !== undefined) return false;
+      if (run.kind === ClusterKind.data && subclusterSize === clusterSize) return false;
       if (!this.#io.hasContent(run.kind, position)) continue;
       const bytes = new Uint8Array(run.length);
       this.#io.read(position, bytes);
