@@ -13,7 +13,7 @@ const HELP = `Measures this project beside qemu-img and the plain limit.
 Usage: deno task bench:peers [OPTION…]
 
   --scale NAME      how large the images are: full (the default; takes some 25 GB of
-                    disk and a quarter of an hour) or quick (a minute), where start-up
+                    disk and half an hour) or quick (a minute), where start-up
                     outweighs the work and nothing is judged
   --runs N          how often each contender is run, in turn (default 7, quick 3)
   --only TEXT       only works whose name has the text in it

@@ -240,7 +240,22 @@ export class FsBlockFile implements BlockFile {
     return this.#size;
   }
 
-  /** Where the file can be opened once more for reading; undefined where nobody knows, or it may not be read there. */
+  /**
+   * Where the file can be opened once more for reading; undefined where nobody knows, or it may not be read there.
+   *
+   * @throws {Qcow2Error} With code `closed` after `close()`, unless it was asked for before.
+   *
+   * @example Usage
+   * ```ts
+   * import { FsBlockFile } from "@disk/qcow2/storage";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const path = Deno.makeTempFileSync();
+   * using file = FsBlockFile.open(path);
+   * assertEquals(file.place?.path, path);
+   * Deno.removeSync(path);
+   * ```
+   */
   get place(): FilePlace | undefined {
     if (this.#place === undefined) {
       const file = this.#openFile();

